@@ -1,0 +1,60 @@
+# Remit. `make` alone explains itself. Everything is installed into ./.venv; nothing outside the checkout is touched.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BOOT := .uv-bootstrap
+UV := $(BOOT)/bin/uv
+RUN := .venv/bin/python
+export UV_COMPILE_BYTECODE := 1
+export UV_PYTHON := $(PYTHON)
+export UV_NO_PROGRESS := 1
+
+.PHONY: help setup check format test unit demo bench contract wheel clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@echo; echo 'Settings: NATS_URL and DATABASE_URL name servers of your own; ONCE=1 lets the demo end; SCALE="policy=3 executor=2"'
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit("Remit needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(BOOT)
+	@$(BOOT)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
+.venv/.installed: $(UV) pyproject.toml uv.lock
+	@echo "installing into .venv ..."
+	@$(UV) sync --quiet --frozen --extra dev
+	@touch $@
+
+setup: .venv/.installed ## Install everything into ./.venv (uv comes from PyPI)
+
+check: setup ## Lint, types, import contracts, unit and architecture tests (under a minute)
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/basedpyright --level error
+	@.venv/bin/lint-imports --no-logo | tail -3
+	@$(RUN) -m pytest -q tests/unit tests/architecture tests/contract
+
+format: setup ## Format the code and apply safe fixes
+	@.venv/bin/ruff check --fix --quiet; .venv/bin/ruff format --quiet
+
+unit: setup ## Unit and architecture tests alone
+	@$(RUN) -m pytest -q tests/unit tests/architecture tests/contract
+
+test: setup ## All tests, on embedded NATS and Postgres (or NATS_URL and DATABASE_URL)
+	@$(RUN) -m pytest tests
+
+demo: setup ## The whole pipeline at work on recorded tasks; stays up until Ctrl-C (ONCE=1: ends, SCALE=...: replicas)
+	@exec $(RUN) -m infra.demo $(if $(ONCE),--once) $(if $(SCALE),--scale "$(SCALE)")
+
+bench: setup ## Throughput and latency against a bare nats-py chain in the same run
+	@$(RUN) -m tests.bench
+
+contract: setup ## Write the JSON Schemas and the AsyncAPI document anew after a change of the contract
+	@$(RUN) -m tests.contract.generate
+
+wheel: setup ## Build the wheel: the package `remit`, nothing else
+	@$(UV) build --quiet --wheel --out-dir dist && ls dist
+
+clean: ## Remove what the targets above made
+	@rm -rf .venv $(BOOT) dist .remit .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,5 @@
+"""Start the bank: `python -m infra.demo.bank --port 0`."""
+
+from infra.demo.bank.app import main
+
+main()

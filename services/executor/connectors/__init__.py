@@ -1,0 +1,1 @@
+"""How the executor reaches tools: egress rules, credentials, and one connector per kind of tool."""

@@ -1,0 +1,212 @@
+"""Whether a token may become a call: pure rules over the action's events, the registry entry and the token's claims.
+
+Everything here must agree before anything is started; the first disagreement is the answer. Source: design, standards section 2.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from remit.canonical import digest, strict_loads
+from remit.errors import CanonicalError
+from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
+from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized, Refused, Started
+from remit.fold import MAX_ATTEMPTS
+from remit.proposal import Proposal
+from remit.reasons import Reason, Stage
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from remit.evaluation import CompiledAction, CompiledBundle
+    from remit.events import Common
+    from remit.fold import ActionState
+
+RETRIES = 2
+"""Repetitions of a doubtful call whose action is declared safe to repeat (design, bus section 7)."""
+REPEATABLE = frozenset({"key", "natural"})
+CLAIM_MARGIN_S = 10.0
+"""Beyond the sum of all time limits, until a claim without an outcome counts as interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The action ends here, before any effect."""
+
+    reason: Reason
+    detail: str
+
+
+class Next(Enum):
+    """What else may become of a token that cannot be used now."""
+
+    REISSUE = "ask the tokens service for another one"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One call, exactly as it was decided."""
+
+    action_id: str
+    remit_id: str
+    grant_no: int
+    attempt: int
+    jti: str
+    action: CompiledAction
+    arguments: dict[str, JsonValue]
+    args_digest: str
+    human: str
+    """`<issuer>|<subject>`, as the stop row names the person."""
+    agent: str
+    expires_at: datetime
+    """When the token ends."""
+    traceparent: str | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the registry declares that a second identical call does no harm."""
+        return self.action.entry.idempotency in REPEATABLE
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds from the claim until it counts as interrupted."""
+        calls = 1 + RETRIES if self.is_repeatable else 1
+        return calls * self.action.entry.timeout_s + CLAIM_MARGIN_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFacts:
+    """What a verified action token says; signature, issuer, audience, type and time were checked by `remit.verify`."""
+
+    txn: str
+    jti: str
+    tool: str
+    action: str
+    location: str
+    args_digest: str
+    schema_digest: str
+    key_thumbprint: str
+
+
+def read_order(state: ActionState, bundle: CompiledBundle) -> Order | Refuse:
+    """Return the call that the action's own events and the registry in force agree on."""
+    tokenized = state.must(ActionTokenized).data
+    proposal = _proposal(state.must(ActionProposed).data.proposal)
+    if proposal is None:
+        return Refuse(Reason.ARGS_MISMATCH, "the agent's signed proposal cannot be read")
+    action = bundle.action(proposal.tool, proposal.action)
+    if action is None:
+        return Refuse(Reason.UNKNOWN_ACTION, f"{proposal.tool}.{proposal.action} is not registered any more")
+    if tokenized.principal.human is None:
+        return Refuse(Reason.FOREIGN_REMIT, "no human stands behind this action")
+    grant_no = state.must(ActionEvaluated).data.grant_no
+    if grant_no is None:
+        return Refuse(Reason.NO_GRANT, "the evaluation names no grant, so there is no budget to count")
+    order = Order(
+        action_id=state.action_id,
+        remit_id=tokenized.remit_id,
+        grant_no=grant_no,
+        attempt=tokenized.attempt,
+        jti=tokenized.jti,
+        action=action,
+        arguments=proposal.arguments,
+        args_digest=digest(proposal.arguments),
+        human=f"{tokenized.principal.human.iss}|{tokenized.principal.human.sub}",
+        agent=tokenized.principal.agent.id,
+        expires_at=datetime.fromtimestamp(tokenized.exp, UTC),
+        traceparent=state.chain[0].event.traceparent,
+    )
+    return _disagreement(state, order, proposal) or order
+
+
+def _proposal(signed: str) -> Proposal | None:
+    try:
+        return Proposal.model_validate(strict_loads(signed.encode()))
+    except (CanonicalError, ValidationError, UnicodeEncodeError):
+        return None
+
+
+def _disagreement(state: ActionState, order: Order, proposal: Proposal) -> Refuse | None:
+    """Compare what each event says with the call; the events are signed by different services on purpose."""
+    for recorded in state.chain:
+        common: Common = recorded.event.data  # type: ignore[attr-defined]  # every action event has `data`
+        where = f"event {common.action.name} n={recorded.event.n}"
+        if common.txn != order.action_id or common.remit_id != proposal.remit_id:
+            return Refuse(Reason.ARGS_MISMATCH, f"{where} speaks of another action or remit")
+        if common.action.name != order.action.id:
+            return Refuse(Reason.ARGS_MISMATCH, f"{where} is not {order.action.id}")
+        if common.action.args_digest != order.args_digest:
+            return Refuse(Reason.ARGS_MISMATCH, f"{where} was decided on other arguments")
+        if common.principal.tool.schema_digest != order.action.schema_digest:
+            return Refuse(Reason.SCHEMA_DRIFT, f"the registry entry of {order.action.id} changed after the decision")
+    broken = order.action.violation(order.arguments)
+    return None if broken is None else Refuse(Reason.SCHEMA_VIOLATION, broken)
+
+
+def check_token(order: Order, token: TokenFacts, *, own_thumbprint: str) -> Refuse | None:
+    """Return what in the token does not fit this executor and this one call."""
+    if token.key_thumbprint != own_thumbprint:
+        return Refuse(Reason.TOKEN_INVALID, "the token is bound to another key than this executor's")
+    if token.txn != order.action_id or token.jti != order.jti:
+        return Refuse(Reason.TOKEN_INVALID, "the token was minted for another action or attempt")
+    if (token.tool, token.action) != (order.action.tool.tool, order.action.name):
+        return Refuse(Reason.TOKEN_INVALID, f"the token is not for {order.action.id}")
+    if token.location != order.action.location:
+        return Refuse(Reason.TOKEN_INVALID, f"the token names another location of {order.action.id}")
+    if token.args_digest != order.args_digest:
+        return Refuse(Reason.ARGS_MISMATCH, "the token was minted for other arguments")
+    if token.schema_digest != order.action.schema_digest:
+        return Refuse(Reason.SCHEMA_DRIFT, f"the registry entry of {order.action.id} changed after minting")
+    return None
+
+
+def check_approval(order: Order, approved: ActionApproved, *, now: datetime) -> Refuse | None:
+    """Return why the approval does not carry this call: it ended, or was narrowed to something else."""
+    if now >= approved.data.approved_until:
+        return Refuse(Reason.APPROVAL_EXPIRED, "the approval ended before the call")
+    if approved.data.narrowing is None:
+        return None
+    try:
+        outside = violation(compile_schema(approved.data.narrowing), order.arguments)
+    except SchemaRefusedError as refusal:
+        outside = str(refusal)
+    return None if outside is None else Refuse(Reason.OUT_OF_SCOPE, f"outside what was approved: {outside}")
+
+
+def when_expired(order: Order) -> Refuse | Literal[Next.REISSUE]:
+    """Return what follows when the token's time ran out while nothing had started."""
+    if order.attempt < MAX_ATTEMPTS:
+        return Next.REISSUE
+    return Refuse(Reason.TOKEN_EXPIRED, f"token {MAX_ATTEMPTS} of {MAX_ATTEMPTS} expired before the call could start")
+
+
+def started(state: ActionState, order: Order, *, claim_id: str, replica: str) -> Started:
+    """Return the event that announces the claim."""
+    data = state.must(ActionTokenized).data
+    return Started(
+        txn=data.txn, remit_id=data.remit_id, principal=data.principal, action=data.action,
+        claim_id=claim_id, attempt=order.attempt, jti=order.jti, executor=replica,
+    )  # fmt: skip
+
+
+def refused(state: ActionState, refusal: Refuse) -> Refused:
+    """Return the event that ends the action without an effect."""
+    data = state.must(ActionTokenized).data
+    return Refused(
+        txn=data.txn, remit_id=data.remit_id, principal=data.principal, action=data.action,
+        stage=Stage.EXECUTOR, reason=refusal.reason, detail=refusal.detail,
+    )  # fmt: skip
+
+
+def refusal_of(reason: str) -> Refuse:
+    """Return the refusal that a stored claim names; a word this build does not know is still a refusal."""
+    try:
+        return Refuse(Reason(reason), "refused in the claim, right before the call")
+    except ValueError:
+        return Refuse(Reason.UNPROCESSABLE, "refused in the claim for a reason this executor does not know")
+

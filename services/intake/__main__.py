@@ -1,0 +1,5 @@
+"""Run intake: `python -m services.intake`."""
+
+from services.intake.app import build
+
+build().run()

@@ -1,0 +1,336 @@
+"""The shell every service runs in: connect, bind, watch, serve health, stop gracefully. Services only fill it in."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from remit.clock import monotonic
+from remit.errors import ConfigurationError, TransientError
+from remit.events import ActionRefused, Event, Refused, subject_of
+from remit.pipeline import BY_NAME, Consumption
+from remit.reasons import Reason, Stage
+from remit.runtime import http
+from remit.runtime.bundles import BundleReader, read_value
+from remit.runtime.bus import Bus
+from remit.runtime.delivery import ActionHandler, Engine, EventHandler, Inbound, RawHandler
+from remit.runtime.keys import ServiceKeys, load_service_keys
+from remit.runtime.ledger import Draft, Ledger
+from remit.runtime.probes import Probes
+from remit.runtime.subscriptions import Answerer, Pull, answer_requests, build_broker, subscribe
+from remit.runtime.telemetry import Telemetry, configure_logs
+from remit.runtime.watchdog import Exit, Vitals, Watchdog, die
+
+if TYPE_CHECKING:
+    import asyncpg
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from starlette.routing import BaseRoute
+
+    from remit.fold import ActionState
+    from remit.runtime.settings import ServiceSettings
+
+log = structlog.get_logger("remit.service")
+
+Factory = Callable[[], Coroutine[Any, Any, None]]
+
+
+def _refuse_unprocessable(service: str) -> Callable[[ActionState], Draft | None]:
+    def draft(state: ActionState) -> Draft | None:
+        if state.last is None:
+            return None
+        said = state.last.data
+        data = Refused(
+            txn=said.txn, remit_id=said.remit_id, principal=said.principal, action=said.action,
+            stage=Stage(service), reason=Reason.UNPROCESSABLE,
+        )  # fmt: skip
+        return Draft(event=ActionRefused, data=data)
+
+    return draft
+
+
+class Service:
+    """A composition target: `app.py` adds handlers, `run` does the rest.
+
+    `ledger`, `bundles`, `bus` and `engine` exist from construction on; they work once `run` has connected.
+    """
+
+    def __init__(self, name: str, settings: ServiceSettings) -> None:
+        """Load keys, prepare the broker; nothing is connected yet.
+
+        Raises:
+            ConfigurationError: a key is missing or the key file is not signed by the environment's root.
+
+        """
+        self.name, self.settings = name, settings
+        self.replica = settings.replica or name
+        self.row = BY_NAME[name]
+        self.keys: ServiceKeys = load_service_keys(settings.keys_dir, name)
+        self.telemetry, self.vitals = Telemetry(name), Vitals()
+        self.broker = build_broker(
+            settings, service=name, nkey_seed=self.keys.nkey_seed, error_cb=self._on_error, closed_cb=self._on_closed
+        )
+        self._client: Client | None = None
+        self.bus = Bus(self)
+        self.trust, self.signer = self.keys.trust, self.keys.signer
+        self.ledger = Ledger(
+            bus=self.bus, signer=self.signer, trust=self.trust, tenant=settings.tenant, telemetry=self.telemetry
+        )
+        self.bundles = BundleReader(
+            bus=self.bus, trust=self.trust, telemetry=self.telemetry,
+            poll_s=settings.bundle_poll_s, stale_s=settings.bundle_stale_s,
+        )  # fmt: skip
+        self.engine = Engine(
+            service=name,
+            bus=self.bus,
+            ledger=self.ledger,
+            trust=self.trust,
+            telemetry=self.telemetry,
+            vitals=self.vitals,
+        )
+        self.probes = Probes(service=self, batch_size=settings.batch_size)
+        self._routes: list[BaseRoute] = []
+        self._background: list[tuple[str, Factory]] = [
+            ("heartbeats", self.engine.heartbeats),
+            ("probes", self.probes.run),
+        ]
+        self._on_start: list[Factory] = []
+        self._on_stop: list[Factory] = []
+        self._answers: list[tuple[str, Answerer]] = []
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # What app.py calls
+
+    def on_action(
+        self,
+        event: type[Event],
+        handler: ActionHandler,
+        *,
+        emits: tuple[type[Event], ...],
+        verify_chain: bool = False,
+        unprocessable: Callable[[ActionState], Draft | None] | None = None,
+    ) -> None:
+        """Consume one event type by the service's own durable; `handler` gets the whole action and returns a draft or None.
+
+        `verify_chain` checks every predecessor's signature: required where authority is made (tokens, executor).
+        """
+        consumption = self._consumption(subject_of(event))
+        give_up = unprocessable or _refuse_unprocessable(self.name)
+        work = self.engine.action_work(handler, verify_chain=verify_chain, unprocessable=give_up)
+        self._subscribe(consumption, subject_of(event), work)
+        for emitted in emits:
+            self.broker.publisher(subject_of(emitted), stream=emitted.stream)
+
+    def on_events(
+        self, events: tuple[type[Event], ...], handler: EventHandler, *, publishes: tuple[str, ...] = ()
+    ) -> None:
+        """Consume several event types by one durable, each event alone."""
+        subjects = tuple(subject_of(event) for event in events)
+        consumption = self._consumption(*subjects)
+        self._subscribe(consumption, subjects[0], self.engine.event_work(handler))
+        for subject in publishes:
+            self.broker.publisher(subject)
+
+    def on_raw(self, *, stream: str, handler: RawHandler, emits: tuple[type[Event], ...] = ()) -> None:
+        """Consume a stream whose messages are not events; acknowledged when `handler` returns."""
+        consumption = next(c for c in self.row.consumes if c.stream == stream)
+        self._subscribe(consumption, consumption.subjects[0], handler)
+        for emitted in emits:
+            self.broker.publisher(subject_of(emitted), stream=emitted.stream)
+
+    def answer(self, subject: str, handler: Answerer) -> None:
+        """Answer core requests, one replica each; returning None answers nothing."""
+        self._answers.append((subject, handler))
+
+    def background(self, name: str, factory: Factory) -> None:
+        """Run a task as long as the service; when it ends or fails, the process ends."""
+        self._background.append((name, factory))
+
+    def routes(self, *routes: BaseRoute) -> None:
+        """Serve further routes beside /livez, /readyz and /metrics."""
+        self._routes.extend(routes)
+
+    def on_start(self, factory: Factory) -> None:
+        """Run before the first message, in order of registration."""
+        self._on_start.append(factory)
+
+    def on_stop(self, factory: Factory) -> None:
+        """Run after the last message."""
+        self._on_stop.append(factory)
+
+    # What handlers may use
+
+    @property
+    def client(self) -> Client:
+        """The connected NATS client."""
+        if self._client is None:
+            raise TransientError("not connected to NATS yet")
+        return self._client
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        timeout: float,  # noqa: ASYNC109  (nats-py's own parameter)
+        headers: dict[str, str] | None,
+    ) -> Msg:
+        """Forward to the connected client; the bus is built before the connection."""
+        return await self.client.request(subject, payload, timeout=timeout, headers=headers)
+
+    async def publish_core(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+        """Publish without storage: best effort, as results to agents are."""
+        await self.client.publish(subject, body, headers=headers or {})
+
+    async def dead_letter(self, inbound: Inbound, *, code: str, detail: str) -> None:
+        """Keep evidence of a message on this service's dead-letter subject."""
+        await self.engine.dead_letter(inbound, code=code, detail=detail)
+
+    async def kv_get(self, key: str) -> tuple[bytes, int] | None:
+        """Return value and revision of a REGISTRY key, or None."""
+        return await read_value(self.bus, key)
+
+    async def kv_put(self, key: str, value: bytes, *, expected_revision: int) -> int:
+        """Write a REGISTRY key if its revision still is the expected one (0: absent); return the new revision.
+
+        Raises:
+            ConflictError: somebody else wrote first.
+
+        """
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(expected_revision)}
+        return (await self.bus.append(f"$KV.REGISTRY.{key}", value, headers)).seq
+
+    async def require_postgres(self, *, max_size: int = 16) -> asyncpg.Pool[asyncpg.Record]:
+        """Open a pool, waiting for Postgres as long as it takes and saying so.
+
+        Raises:
+            ConfigurationError: no DATABASE_URL is set.
+
+        """
+        from remit.runtime.postgres import answers, open_pool  # noqa: PLC0415  (asyncpg is installed only where it is used)
+
+        if not self.settings.database_url:
+            raise ConfigurationError(f"{self.name} needs DATABASE_URL (postgresql://user:password@host:port/database)")
+        pool = await open_pool(self.settings.database_url, name=self.replica, max_size=max_size)
+        self.probes.watch_postgres(lambda: answers(pool))
+        return pool
+
+    # Running
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT; returns after a graceful stop, exits with a code of `Exit` otherwise."""
+        configure_logs(self.settings.log_level)
+        try:
+            import uvloop  # noqa: PLC0415  (not on Windows)
+
+            uvloop.run(self._main())
+        except ConfigurationError as error:
+            log.error("cannot start", detail=str(error))  # noqa: TRY400  (no stack needed)
+            sys.exit(78)
+
+    async def _main(self) -> None:
+        structlog.contextvars.bind_contextvars(service=self.name, replica=self.replica)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        self.vitals.waiting_for_dependency = True
+        Watchdog(self.vitals).start()
+        listener = http.bind(self.settings.http_host, self.settings.http_port)
+        app = http.build_app(registry=self.telemetry.registry, unready=self.probes.unready, routes=self._routes)
+        web = http.server(app)
+        serving = asyncio.create_task(web.serve(sockets=[listener]))
+        starting = asyncio.create_task(self._start())
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            log.info("ready", http_port=listener.getsockname()[1])
+            await stopped
+        await self._stop(starting)
+        web.should_exit = True
+        await serving
+
+    async def _start(self) -> None:
+        self._spawn("beat", self._beat)
+        log.info("connecting to NATS", url=self.settings.nats_url)
+        self._client = await self.broker.connect()
+        await self.probes.wait_for_consumers()
+        self._spawn("bundles", self.bundles.poll)
+        for factory in self._on_start:
+            await factory()
+        await self.broker.start()
+        for subject, handler in self._answers:
+            await answer_requests(self.client, subject, handler, service=self.name)
+        for name, factory in self._background:
+            self._spawn(name, factory)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 50)
+        self.vitals.waiting_for_dependency = False
+        self.probes.started = True
+
+    async def _stop(self, starting: asyncio.Task[None]) -> None:
+        log.info("stopping")
+        self.vitals.stopping_since = monotonic()
+        if not starting.done():
+            starting.cancel()
+        else:
+            await self.broker.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for factory in self._on_stop:
+            await factory()
+        log.info("stopped")
+
+    def _spawn(self, name: str, factory: Factory) -> None:
+        task = asyncio.create_task(factory(), name=name)
+        task.add_done_callback(self._on_task_done)
+        self._tasks.append(task)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if self._stopping.is_set() or task.cancelled():
+            return
+        error = task.exception()
+        log.error("background task ended", task=task.get_name(), exc_info=error)
+        die(Exit.TASK_DIED, f"background task {task.get_name()} ended")
+
+    async def _beat(self) -> None:
+        while True:
+            at = monotonic()
+            self.vitals.loop_beat = at
+            if self._client is not None and self._client.is_connected:
+                self.vitals.connected_at = at
+            await asyncio.sleep(1.0)
+
+    def _consumption(self, *subjects: str) -> Consumption:
+        for consumption in self.row.consumes:
+            if consumption.subjects == subjects:
+                return consumption
+        raise ConfigurationError(
+            f"{self.name} consumes {', '.join(subjects)}, which its row of pipeline.py does not list"
+        )
+
+    def _subscribe(self, consumption: Consumption, subject: str, work: RawHandler) -> None:
+        pull = Pull(consumption=consumption, subject=subject, batch_size=self.settings.batch_size)
+        subscribe(self.broker, pull, service=self.name, engine=self.engine, work=work)
+
+    # Connection events
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error)
+        if "permissions violation" in text.lower():
+            # A refused publish does not raise and a refused subscribe looks like an empty queue: nothing would ever work.
+            die(Exit.PERMISSIONS, text.replace('"', "'"))
+        log.warning("NATS connection", error=text or type(error).__name__)
+
+    async def _on_closed(self) -> None:
+        if not self._stopping.is_set() and self._client is not None:
+            die(Exit.NOT_CONNECTED, "the NATS client closed for ever")

@@ -1,0 +1,122 @@
+"""The one subscriber shape: pull, manual ack, no reply, own inbox prefix on both layers, raw bytes.
+
+Every other shape that FastStream offers loses, duplicates or forges something (design, bus section 3, table F1-F12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from faststream.middlewares import AckPolicy
+from faststream.nats import JStream, NatsBroker, PullSub
+from faststream.nats.security import NatsNKey
+
+from remit.errors import TransientError
+from remit.runtime.delivery import Inbound, RawHandler, inbound_from
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+    from remit.pipeline import Consumption
+    from remit.runtime.delivery import Engine
+    from remit.runtime.settings import ServiceSettings
+
+log = structlog.get_logger("remit.subscriptions")
+
+FETCH_TIMEOUT_S = 5.0
+CONCURRENT_REQUESTS = 32
+REPLY_PREFIXES = ("_IBX.", "_R_.")
+"""A responder answers inboxes only; any other reply subject would let the asker publish with our rights (bus section 9)."""
+Answerer = Callable[[Inbound], Awaitable[bytes | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """One durable to bind: any one of its filters binds it, because the server does the filtering."""
+
+    consumption: Consumption
+    subject: str
+    batch_size: int
+
+
+def build_broker(
+    settings: ServiceSettings,
+    *,
+    service: str,
+    nkey_seed: str,
+    error_cb: Callable[[Exception], Awaitable[None]],
+    closed_cb: Callable[[], Awaitable[None]],
+) -> NatsBroker:
+    """Return a broker that never gives up reconnecting and reports everything to the callbacks."""
+    return NatsBroker(
+        settings.nats_url,
+        name=settings.replica or service,
+        security=NatsNKey.from_seed(nkey_seed),
+        inbox_prefix=f"_IBX.{service}",
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        connect_timeout=3,
+        ping_interval=10,
+        max_outstanding_pings=2,
+        graceful_timeout=settings.graceful_timeout_s,
+        error_cb=error_cb,
+        closed_cb=closed_cb,
+        apply_types=False,
+        logger=None,
+    )
+
+
+async def _raw(message: Any) -> bytes:  # noqa: ANN401  (FastStream's decoder type)
+    """Hand on the bytes: the signature is checked before any parsing."""
+    return message.body
+
+
+def subscribe(broker: NatsBroker, pull: Pull, *, service: str, engine: Engine, work: RawHandler) -> None:
+    """Bind a durable to the engine; exactly `batch_size` handlers run at once and nothing is prefetched."""
+    durable = pull.consumption.durable
+
+    async def on_message(body: bytes) -> None:  # noqa: ARG001  (FastStream passes the decoded body)
+        await engine.on_message(broker.context.get_local("message").raw_message, durable, work)
+
+    subscriber = broker.subscriber(
+        pull.subject,
+        stream=JStream(pull.consumption.stream, declare=False),
+        durable=durable,
+        pull_sub=PullSub(batch_size=pull.batch_size, timeout=FETCH_TIMEOUT_S),
+        ack_policy=AckPolicy.MANUAL,
+        no_reply=True,
+        decoder=_raw,
+        inbox_prefix=f"_IBX.{service}.".encode(),
+    )
+    subscriber(on_message)
+
+
+async def answer_requests(client: Client, subject: str, handler: Answerer, *, service: str) -> None:
+    """Answer core requests, one replica each; headers of the request never travel back."""
+    running: set[asyncio.Task[None]] = set()
+    free = asyncio.Semaphore(CONCURRENT_REQUESTS)
+
+    async def respond(msg: Msg) -> None:
+        try:
+            reply = await handler(inbound_from(msg))
+        except TransientError as error:
+            log.warning("request not answered", subject=msg.subject, detail=str(error))
+            return
+        finally:
+            free.release()
+        if reply is not None and msg.reply.startswith(REPLY_PREFIXES):
+            await client.publish(msg.reply, reply, headers={})
+
+    async def on_request(msg: Msg) -> None:
+        # nats-py runs one callback at a time; a slow request must not hold up the next one.
+        await free.acquire()
+        task = asyncio.create_task(respond(msg))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    await client.subscribe(subject, queue=service, cb=on_request)

@@ -1,0 +1,85 @@
+"""A service that cannot work must die: a thread reads time stamps that the event loop writes, and exits the process.
+
+A thread, because the loop itself may be starved. Exit codes: 70 not connected, 71 loop starved, 72 consumer missing or
+drifted, 73 messages pending but nothing handled, 74 permissions violation. Source: design, bus section 3.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+LOOP_LIMIT_S = 20.0
+CONNECTION_LIMIT_S = 30.0
+PROGRESS_LIMIT_S = 60.0
+GRACE_LIMIT_S = 45.0
+"""Longest graceful stop before the process is ended hard; above every `graceful_timeout_s` default."""
+
+
+class Exit(IntEnum):
+    """Why the process ended itself."""
+
+    NOT_CONNECTED = 70
+    LOOP_STARVED = 71
+    CONSUMER_DRIFT = 72
+    NO_PROGRESS = 73
+    PERMISSIONS = 74
+    TASK_DIED = 75
+
+
+def die(code: Exit, why: str) -> None:
+    """End the process at once; the supervisor starts it again with back-off."""
+    sys.stderr.write(
+        f'{{"event": "exiting", "code": {int(code)}, "reason": "{code.name.lower()}", "detail": "{why}"}}\n'
+    )
+    sys.stderr.flush()
+    os._exit(int(code))
+
+
+@dataclass(slots=True)
+class Vitals:
+    """What the loop stamps and the watchdog reads; seconds of the monotonic clock."""
+
+    loop_beat: float = field(default_factory=time.monotonic)
+    connected_at: float = field(default_factory=time.monotonic)
+    progress_at: float = field(default_factory=time.monotonic)
+    starving: bool = False
+    """Messages are pending, the consumer is not paused, and handlers are free."""
+    waiting_for_dependency: bool = False
+    """Still starting: the reason is logged, and restarting would not help."""
+    stopping_since: float | None = None
+
+
+class Watchdog(threading.Thread):
+    """Reads the vitals each second."""
+
+    def __init__(self, vitals: Vitals) -> None:
+        """Prepare a daemon thread; it never keeps the process alive by itself."""
+        super().__init__(name="watchdog", daemon=True)
+        self._vitals = vitals
+
+    def run(self) -> None:
+        """Look once a second until the process ends."""
+        while True:
+            time.sleep(1.0)
+            verdict = judge(self._vitals, time.monotonic())
+            if verdict is not None:
+                die(*verdict)
+
+
+def judge(vitals: Vitals, at: float) -> tuple[Exit, str] | None:
+    """Return why the process must end, or None. Pure, so that the limits can be tested."""
+    if vitals.stopping_since is not None:
+        overdue = at - vitals.stopping_since > GRACE_LIMIT_S
+        return (Exit.LOOP_STARVED, "graceful stop took too long") if overdue else None
+    if at - vitals.loop_beat > LOOP_LIMIT_S:
+        return Exit.LOOP_STARVED, f"event loop beat is {at - vitals.loop_beat:.0f} s old"
+    if not vitals.waiting_for_dependency and at - vitals.connected_at > CONNECTION_LIMIT_S:
+        return Exit.NOT_CONNECTED, f"not connected to NATS for {at - vitals.connected_at:.0f} s"
+    if vitals.starving and at - vitals.progress_at > PROGRESS_LIMIT_S:
+        return Exit.NO_PROGRESS, f"messages pending, nothing handled for {at - vitals.progress_at:.0f} s"
+    return None

@@ -1,0 +1,1 @@
+"""Tests of Remit; the folders go from pure decisions to the whole pipeline."""

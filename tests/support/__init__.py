@@ -1,0 +1,1 @@
+"""Factories, servers and stand-ins shared by the tests."""
