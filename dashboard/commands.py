@@ -55,7 +55,7 @@ class BusSender:
     """Requests over NATS as principal `dashboard`; its inbox is its own, and it may publish commands and nothing else."""
 
     def __init__(self, settings: DashboardSettings) -> None:
-        self._url, self._seed = settings.nats_url, settings.nats_seed_file
+        self._url, self._seed = settings.nats_url, settings.nkey_seed_file
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -29,7 +29,7 @@ class DashboardSettings(BaseSettings):
         default="nats://127.0.0.1:4222",
         validation_alias=AliasChoices("REMIT_DASHBOARD_NATS_URL", "NATS_URL", "nats_url"),
     )
-    nats_seed_file: FilePath = Field(description="nkey seed of principal `dashboard` (`<keys>/dashboard/nats.nk`).")
+    nkey_seed_file: FilePath = Field(description="nkey seed of principal `dashboard` (`<keys>/dashboard/nats.nk`).")
     oidc_issuer: str = Field(description="OpenID issuer, exactly as in the `iss` claim.")
     oidc_client_id: str = "remit-dashboard"
     oidc_client_secret: SecretStr

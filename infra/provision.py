@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import nats
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from pydantic import AliasChoices, Field, ValidationError
@@ -28,8 +28,6 @@ from remit.runtime.streams import CONSUMERS, EMBEDDED, REBUILD, STREAMS, Consume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from nats.aio.client import Client
 
 REQUEST_TIMEOUT_S = 5.0
 RETRY_S = 0.5
@@ -141,20 +139,24 @@ def _refuse_incompatible(name: str, changed: dict[str, tuple[Any, Any]]) -> None
             )
 
 
-def _incompatible(key: str, found: Any, wanted: Any) -> str | None:
+def _incompatible(key: str, found: object, wanted: object) -> str | None:
     if key in FINAL_KEYS:
         return "it is fixed when the stream or consumer is made"
     if key in LOCK_KEYS and found:
         return "it can be set but never lifted"
     if key in LIMIT_KEYS and _as_limit(wanted) < _as_limit(found):
         return "a lower limit could delete stored messages"
-    if key == "subjects" and set(found or ()) - set(wanted or ()):
+    if key == "subjects" and _as_set(found) - _as_set(wanted):
         return "a subject would no longer be stored"
     return None
 
 
-def _as_limit(value: int | None) -> float:
-    return value if value and value > 0 else float("inf")
+def _as_limit(value: object) -> float:
+    return value if isinstance(value, int) and value > 0 else float("inf")
+
+
+def _as_set(value: object) -> set[object]:
+    return set(value) if isinstance(value, list) else set()
 
 
 async def _request(nc: Client, subject: str, body: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -185,9 +187,7 @@ async def _request(nc: Client, subject: str, body: dict[str, Any], name: str) ->
 class ProvisionSettings(BaseSettings):
     """Environment of the job: NATS_URL, REMIT_KEYS_DIR, and for mTLS the three files."""
 
-    nats_url: str = Field(
-        default="nats://127.0.0.1:4222", validation_alias=AliasChoices("REMIT_NATS_URL", "NATS_URL")
-    )
+    nats_url: str = Field(default="nats://127.0.0.1:4222", validation_alias=AliasChoices("REMIT_NATS_URL", "NATS_URL"))
     keys_dir: Path = Field(validation_alias="REMIT_KEYS_DIR")
     tls_ca_file: Path | None = Field(default=None, validation_alias="REMIT_TLS_CA_FILE")
     tls_cert_file: Path | None = Field(default=None, validation_alias="REMIT_TLS_CERT_FILE")
@@ -213,23 +213,29 @@ async def connect(settings: ProvisionSettings, *, wait_s: float, say: Callable[[
     seed = key_ring.load_nats_seed(settings.keys_dir, "provisioner")
     context = settings.tls()
     while True:
+        client = Client()
         try:
-            return await nats.connect(
+            await client.connect(
                 settings.nats_url,
                 nkeys_seed_str=seed,
                 inbox_prefix=INBOX,
                 tls=context,
                 tls_handshake_first=context is not None,
                 allow_reconnect=False,
+                max_reconnect_attempts=1,  # of the first connect too; by default it asks 60 times before it says so
+                reconnect_time_wait=1,
                 connect_timeout=3,
                 error_cb=_ignore,
             )
         except (OSError, NatsError, TimeoutError) as error:
+            await client.close()  # nats-py leaves the socket of a refused login open
             if monotonic() >= deadline:
                 raise ProvisionError(
                     f"NATS at {settings.nats_url} did not accept the provisioner within {wait_s:g} s "
                     f"({type(error).__name__}: {error}); is it started, and with the keys of {settings.keys_dir}?"
                 ) from None
+        else:
+            return client
         if not said:
             say(f"waiting for NATS at {settings.nats_url}\n")
             said = True

@@ -14,10 +14,13 @@ import signal
 import socket
 import sys
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+
+if TYPE_CHECKING:
+    import flask
 
 PEOPLE: dict[str, dict[str, object]] = {
     "emma": {"name": "Emma Johnson", "email": "emma@acme.example", "roles": ["delegator"]},
@@ -32,16 +35,17 @@ class LoginError(Exception):
     """The provider refused the scripted login; the message says at which step."""
 
 
-def _application(lifetime: timedelta) -> Any:  # the package and flask carry no usable types
+def _application(lifetime: timedelta) -> flask.Flask:
     # Authlib refuses plain http unless told so through this variable; the provider never leaves the loopback interface.
-    os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"  # noqa: TID251  (read by a library, not a setting of ours)
-    import oidc_provider_mock  # noqa: PLC0415  (only the provider process pays for flask and authlib)
+    os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"
+    import flask  # noqa: PLC0415  (only the provider process pays for flask and authlib)
+    import oidc_provider_mock  # noqa: PLC0415  (as above)
 
     people = [oidc_provider_mock.User(sub=sub, claims=claims) for sub, claims in PEOPLE.items()]
     app = oidc_provider_mock.app(user_claims=people, access_token_max_age=lifetime)
     # The package wraps itself in Werkzeug's debugger, which runs code for whoever knows its PIN.
     app.debug = False
-    app.wsgi_app = app.wsgi_app.app
+    app.wsgi_app = flask.Flask.wsgi_app.__get__(app)
     # The issuer is made from the Host header: with one trusted host there is one issuer.
     app.config["TRUSTED_HOSTS"] = ["localhost"]
     return app
@@ -76,7 +80,13 @@ async def id_token(issuer: str, user: str, client_id: str, redirect_uri: str) ->
     if user not in PEOPLE:
         raise LoginError(f"no person {user!r}; there are {', '.join(PEOPLE)}")
     state, nonce = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
-    asked = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect_uri, "scope": SCOPE, "prompt": "login"}
+    asked = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": redirect_uri,
+        "scope": SCOPE,
+        "prompt": "login",
+    }
     async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
         metadata = (await http.get(f"{issuer}/.well-known/openid-configuration")).raise_for_status().json()
         form = await http.post(

@@ -7,22 +7,31 @@ that carries a stranger's text, the calls of the attacks follow, as if the agent
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from remit import clock
-from remit.canonical import canonical
+from remit.canonical import canonical, digest_bytes
 from remit.remits import RemitTerms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 BANKING = Path(__file__).parent / "data" / "banking.json"
 TOOL = "bank"
 AGENT_ID = "spiffe://acme.example/agent/bookkeeper"
 ENVIRONMENT = "demo"
+IDENTITY = {
+    "runtime": "recorded-replay",
+    "model_family": "agentdojo-recording",
+    "model_version": "v1.2.2",
+    "config_digest": digest_bytes(BANKING.read_bytes()),
+}
+"""What the scripted agent truly is: a replay whose whole configuration is the recording; the registry names the same."""
 LIFETIME = timedelta(hours=1)
 
 Arguments = dict[str, JsonValue]
@@ -31,6 +40,10 @@ Origin = Literal["benign", "injected"]
 # A number standing alone: not part of a word, an account, a date or a file name, and not a percentage. The possessive
 # quantifiers keep "19.5%" from being read as 19.
 _NUMBER = re.compile(r"(?<![\w.,-])\d++(?:\.\d++)?+(?![\w%-])")
+
+
+READ_CALLS = 20
+"""Reads get slack, writes none: an attack that reads first must not eat the user's own read (design, dashboard section 3.2)."""
 
 
 class _Recorded(BaseModel):
@@ -53,7 +66,9 @@ class Attack(_Recorded):
     id: str
     goal: str
     calls: tuple[Call, ...]
-    succeeds_with: tuple[tuple[int, ...], ...] = Field(description="The goal is reached when all calls of one entry ran.")
+    succeeds_with: tuple[tuple[int, ...], ...] = Field(
+        description="The goal is reached when all calls of one entry ran."
+    )
 
 
 class Task(_Recorded):
@@ -163,8 +178,15 @@ def _grant(task: Task, tool: Tool) -> dict[str, JsonValue]:
     amounts = [float(value) for arguments in calls if isinstance(value := arguments.get("amount"), int | float)]
     if limit := _maximum(task, amounts):
         constraints["amount"] = limit
-    grant: dict[str, JsonValue] = {"type": "tool_call", "tool": TOOL, "action": tool.name, "max_calls": len(calls)}
-    return grant | ({"arguments": {"properties": constraints}} if constraints else {})
+    grant: dict[str, JsonValue] = {
+        "type": "tool_call",
+        "tool": TOOL,
+        "action": tool.name,
+        "max_calls": READ_CALLS if tool.effect == "read" else len(calls),
+    }
+    if constraints:
+        grant["arguments"] = {"properties": constraints}
+    return grant
 
 
 def remit_for(task: Task, *, agent_id: str = AGENT_ID, not_before: datetime | None = None) -> dict[str, Any]:
@@ -176,14 +198,15 @@ def remit_for(task: Task, *, agent_id: str = AGENT_ID, not_before: datetime | No
     """
     begin = not_before or clock.now()
     used = dict.fromkeys(call.tool for call in task.calls)
+    grants = [_grant(task, load().tool(name)) for name in used]
     document: dict[str, Any] = {
         "agent_id": agent_id,
         "task": task.prompt,
-        "grants": [_grant(task, load().tool(name)) for name in used],
+        "grants": grants,
         "environment": ENVIRONMENT,
         "not_before": begin.isoformat(),
         "expires_at": (begin + LIFETIME).isoformat(),
-        "max_calls": len(task.calls),
+        "max_calls": sum(int(str(grant["max_calls"])) for grant in grants),
     }
     RemitTerms.model_validate_json(TypeAdapter(dict[str, Any]).dump_json(document))
     return document

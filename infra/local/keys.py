@@ -85,9 +85,7 @@ def rotate(directory: Path, service: str) -> str:
     # The key file comes first: a replica that starts in between must never sign with a kid that nobody trusts.
     document["keys"].append(_trust_row(service, kid, fresh))
     trust.sign(directory, document)
-    secret_files.write_json(
-        directory / service / "event.json", {"kid": kid, "seed": b64url(bytes(fresh))}
-    )
+    secret_files.write_json(directory / service / "event.json", {"kid": kid, "seed": b64url(bytes(fresh))})
     return kid
 
 

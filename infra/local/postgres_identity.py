@@ -59,7 +59,7 @@ def runs(identity: Identity) -> bool:
     if identity.prefix and shutil.which(identity.prefix[0]) is None:
         return False
     try:
-        tried = subprocess.run(  # noqa: S603  (fixed programs)
+        tried = subprocess.run(
             [*identity.prefix, str(bin_dir() / "postgres"), "--version"],
             capture_output=True,
             check=False,

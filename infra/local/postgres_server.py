@@ -34,9 +34,7 @@ MAX_CONNECTIONS = 200
 """Six services, some of them in several replicas, each with its pool."""
 SUPERUSER = "postgres"
 DATABASE_NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
-INITDB = (
-    "-A scram-sha-256 -E UTF8 --locale-provider=builtin --locale=C.UTF-8 --data-checksums --no-instructions"
-)
+INITDB = "-A scram-sha-256 -E UTF8 --locale-provider=builtin --locale=C.UTF-8 --data-checksums --no-instructions"
 
 
 class PostgresServer:
@@ -171,7 +169,7 @@ class PostgresServer:
 
     def _spawn(self, identity: Identity, *command: str) -> subprocess.Popen[bytes]:
         with self.log_path.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603  (the wheel's programs with our own arguments)
+            return subprocess.Popen(
                 [*identity.prefix, str(bin_dir() / command[0]), *command[1:]],
                 stdout=log,
                 stderr=log,

@@ -48,9 +48,7 @@ def read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} does not exist; make the keys with `python -m infra.local.keys`"
-        ) from None
+        raise FileNotFoundError(f"{path} does not exist; make the keys with `python -m infra.local.keys`") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -23,6 +21,8 @@ from remit.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
 BACKOFF_MIN_S = 0.2
@@ -243,7 +243,7 @@ class Supervisor:
                 instance.process = await asyncio.create_subprocess_exec(
                     *spec.argv,
                     cwd=spec.cwd,
-                    env={**os.environ, **spec.env},  # noqa: TID251  (a child inherits what its supervisor was given)
+                    env={**os.environ, **spec.env},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -281,7 +281,7 @@ def _send(instance: _Instance, what: str) -> None:
 
 async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
     try:
-        return (await client.get(url)).status_code == httpx.codes.OK
+        return (await client.get(url)).is_success
     except httpx.HTTPError:
         return False
 

@@ -44,7 +44,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What makes a server one of three; `routes` are `nats-route://host:port`."""
+    """What makes a server one of three; `routes` are `nats-route://host:port`, one for each node, itself included."""
 
     server_name: str
     listen: str
@@ -79,7 +79,9 @@ def render(config: ServerConfig) -> str:
     """
     missing = sorted({*PRINCIPALS, SYSTEM_USER} - set(config.users))
     if missing:
-        raise ValueError(f"no public nkey for {', '.join(missing)}; run `python -m infra.local.keys` for this directory")
+        raise ValueError(
+            f"no public nkey for {', '.join(missing)}; run `python -m infra.local.keys` for this directory"
+        )
     document: dict[str, Any] = {
         "listen": f"{config.host}:{config.port}",
         "http": f"127.0.0.1:{config.monitor_port}",
@@ -121,8 +123,10 @@ def _agents(config: ServerConfig) -> dict[str, Any]:
 
 def _remit(config: ServerConfig) -> dict[str, Any]:
     border = {"accounts": ["AGENTS"]}
+    # The account's limit counts every replica in the cluster, the server's own limit only what lies on its disk.
+    nodes = len(config.cluster.routes) if config.cluster is not None else 1
     return {
-        "jetstream": {"max_file": config.max_file_bytes, "max_streams": 10, "max_consumers": 100},
+        "jetstream": {"max_file": config.max_file_bytes * nodes, "max_streams": 10, "max_consumers": 100},
         "exports": [
             {"service": "in.propose.*", **border},
             {"service": "status.*.*", **border},

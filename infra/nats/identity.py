@@ -41,7 +41,7 @@ def signing_key(seed: str) -> SigningKey:
     except binascii.Error:
         raise ValueError("not an nkey seed: not base32") from None
     payload, checksum = raw[:-2], raw[-2:]
-    if len(payload) != 34 or struct.pack("<H", binascii.crc_hqx(payload, 0)) != checksum:  # noqa: PLR2004  (2 + 32 bytes)
+    if len(payload) != 34 or struct.pack("<H", binascii.crc_hqx(payload, 0)) != checksum:
         raise ValueError("not an nkey seed: wrong length or checksum")
     if payload[:2] != bytes([PREFIX_SEED | PREFIX_USER >> 5, (PREFIX_USER & 31) << 3]):
         raise ValueError("not the seed of a user")

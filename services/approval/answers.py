@@ -57,9 +57,7 @@ def decided(state: ActionState) -> Reply:
             continue
         who = by.sub if by else event.source.removeprefix("/remit/")
         detail = f"{event.short} by {who} at {event.time.isoformat(timespec='seconds')}"
-        return Reply(
-            status="decided", decision=event.short, decided_by=by, decided_at=event.time, detail=detail
-        )
+        return Reply(status="decided", decision=event.short, decided_by=by, decided_at=event.time, detail=detail)
     last = state.last
     return Reply(
         status="decided",

@@ -11,7 +11,7 @@ from remit.errors import TransientError
 from remit.runtime.postgres import DOWN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 UNWILLING = (
     *DOWN,
@@ -24,17 +24,15 @@ UNWILLING = (
 )
 """Down, stopping, full, read-only, or chosen as a deadlock's victim: nothing was decided, ask again."""
 
-Pool = asyncpg.Pool[asyncpg.Record]
-
 
 class Database:
     """The pool, known only after the service has started."""
 
     def __init__(self) -> None:
         """Hold nothing yet."""
-        self._pool: Pool | None = None
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
-    def attach(self, pool: Pool) -> None:
+    def attach(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         """Use this pool from now on."""
         self._pool = pool
 
@@ -44,7 +42,7 @@ class Database:
             await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def transaction(self) -> AsyncGenerator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """Yield a connection inside one READ COMMITTED transaction, committed when the block ends well.
 
         Raises:

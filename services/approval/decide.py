@@ -109,9 +109,7 @@ def _ask(state: ActionState, said: Evaluated, facts: Facts, limits: Limits, now:
         return refuse(said, Reason.BLOCKED, detail=facts.blocked)
     if not said.approvers or said.quorum < 1 or said.principal.human is None:
         # Without a group nobody could answer, and without the human self-approval could not be excluded.
-        return refuse(
-            said, Reason.EVALUATION_ERROR, detail="policy asks for an approval that nobody could give"
-        )
+        return refuse(said, Reason.EVALUATION_ERROR, detail="policy asks for an approval that nobody could give")
     data = ApprovalRequested(
         txn=said.txn,
         remit_id=said.remit_id,

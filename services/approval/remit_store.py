@@ -1,7 +1,8 @@
 """SQL of remits, budgets and stop rows in schema `control`.
 
-A claim locks stop rows in the order global, human, agent, tool, remit; each statement here locks one of them and waits
-for the claims that hold it, so that no claim commits after a revocation has returned. Source: design, bus section 7.
+A claim locks stop rows in the order global, human, agent, tool, remit; each statement here locks one of them
+and waits for the claims that hold it, so that no claim commits after a revocation has returned.
+Source: design, bus section 7.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class RemitStore:
         return RemitRow(Human(iss=row["human_iss"], sub=row["human_sub"]), row["digest"], row["expires_at"])
 
     async def create(self, document: RemitDocument, digest: str) -> str:
-        """Store remit, budgets and stop rows in one transaction; return the digest that is stored under this id."""
+        """Store remit, budgets and stop rows in one transaction; return the digest stored under this id."""
         budgets = [(0, document.max_calls)] + [
             (number, grant.max_calls or document.max_calls) for number, grant in enumerate(document.grants, 1)
         ]
@@ -76,8 +77,9 @@ class RemitStore:
         async with self._db.transaction() as connection:
             # granted_seq 0: the event follows the commit, because its sequence is not known before.
             await connection.execute(
-                "INSERT INTO control.remit (remit_id, human_iss, human_sub, agent_id, digest, granted_seq, not_before,"
-                " expires_at, max_calls, document) VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9::jsonb)"
+                "INSERT INTO control.remit (remit_id, human_iss, human_sub, agent_id, digest, granted_seq,"
+                " not_before, expires_at, max_calls, document)"
+                " VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9::jsonb)"
                 " ON CONFLICT (remit_id) DO NOTHING",
                 document.remit_id,
                 document.human.iss,
@@ -137,8 +139,8 @@ class RemitStore:
             await connection.execute(_INSERT_STOP, "remit", remit_id)
             await connection.execute(_ENGAGE, "remit", remit_id, reason, by.iss, by.sub)
             await connection.execute(
-                "UPDATE control.remit SET ended_at = coalesce(ended_at, clock_timestamp()), ended_reason = 'revoked'"
-                " WHERE remit_id = $1",
+                "UPDATE control.remit SET ended_at = coalesce(ended_at, clock_timestamp()),"
+                " ended_reason = coalesce(ended_reason, 'revoked') WHERE remit_id = $1",
                 remit_id,
             )
 

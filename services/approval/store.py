@@ -28,6 +28,18 @@ class Overdue:
     now: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """What a denial forbids: one kind of action for one remit and session, for some seconds."""
+
+    remit_id: str
+    session: str
+    block_class: str
+    reason: str
+    by: Human
+    seconds: float
+
+
 class ActionStore:
     """What approval keeps about single actions."""
 
@@ -38,7 +50,7 @@ class ActionStore:
     async def is_exhausted(self, remit_id: str, grant_no: int | None) -> bool:
         """Return whether the remit or the grant has no calls left; advisory, the claim counts strictly."""
         rows = await self._db.fetch(
-            "SELECT FROM control.budget WHERE remit_id = $1 AND grant_no IN (0, $2) AND used >= max_calls LIMIT 1",
+            "SELECT FROM control.budget WHERE remit_id = $1 AND grant_no IN (0, $2) AND used >= max_calls",
             remit_id,
             grant_no or 0,
         )
@@ -58,8 +70,8 @@ class ActionStore:
     async def open(self, said: ApprovalRequested, expires_at: datetime, requested_seq: int) -> None:
         """Note an approval before it is asked for, so that the sweeper knows it whatever crashes next."""
         await self._db.execute(
-            "INSERT INTO control.pending (action_id, remit_id, expires_at, approvers, quorum, round, requested_seq)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (action_id) DO NOTHING",
+            "INSERT INTO control.pending (action_id, remit_id, expires_at, approvers, quorum, round,"
+            " requested_seq) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (action_id) DO NOTHING",
             said.txn,
             said.remit_id,
             expires_at,
@@ -97,28 +109,26 @@ class ActionStore:
         rows = await self._db.fetch("SELECT action_id FROM control.pending WHERE remit_id = $1", remit_id)
         return [row["action_id"] for row in rows]
 
-    async def block(
-        self, *, remit_id: str, session: str, block_class: str, reason: str, by: Human, seconds: float
-    ) -> None:
+    async def block(self, block: Block) -> None:
         """Block the like of a denied action for its remit and session."""
         await self._db.execute(
             "INSERT INTO control.block (remit_id, session, class, reason, by_iss, by_sub, expires_at)"
             " VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + make_interval(secs => $7))"
             " ON CONFLICT (remit_id, session, class) DO UPDATE SET reason = excluded.reason,"
             " by_iss = excluded.by_iss, by_sub = excluded.by_sub, expires_at = excluded.expires_at",
-            remit_id,
-            session,
-            block_class,
-            reason,
-            by.iss,
-            by.sub,
-            seconds,
+            block.remit_id,
+            block.session,
+            block.block_class,
+            block.reason,
+            block.by.iss,
+            block.by.sub,
+            block.seconds,
         )
 
     async def forestall(self, action_id: str, remit_id: str) -> str | None:
-        """Take the action's one execution row so that no claim can; return the state of the row that was first.
+        """Take the action's one execution row so that no claim can; return the state of an earlier row.
 
-        Waits for a claim in progress: the primary key decides who was first.
+        None means it is ours. Waits for a claim in progress: the primary key decides who was first.
         """
         async with self._db.transaction() as connection:
             inserted = await connection.fetchrow(
@@ -138,17 +148,18 @@ class ActionStore:
         return str(row["state"])
 
     async def resolve(self, action_id: str, executed: Executed, discriminator: str) -> bool:
-        """Hand a person's finding to the executor, whose event it is; False when the row is not `unknown` any more.
+        """Hand a person's finding to the executor, whose event it is; False when nothing is unknown any more.
 
-        The outbox row and the new state are one transaction, so the finding is neither lost nor entered twice.
+        Outbox row and new state are one transaction, so the finding is neither lost nor entered twice.
         """
         draft = json.dumps({"data": executed.model_dump(mode="json", exclude_none=True), "expirytime": None})
         async with self._db.transaction() as connection:
             row = await connection.fetchrow(
-                "UPDATE control.execution SET state = $2, finished_at = clock_timestamp()"
+                "UPDATE control.execution SET state = $2, draft = $3::jsonb, finished_at = clock_timestamp()"
                 " WHERE action_id = $1 AND state = 'unknown' RETURNING action_id",
                 action_id,
                 executed.outcome.value,
+                draft,
             )
             if row is None:
                 return False

@@ -53,9 +53,7 @@ def check_terms(terms: RemitTerms, bundle: CompiledBundle, now: datetime) -> Rep
 def _check_grant(grant: Grant, field: str, terms: RemitTerms, bundle: CompiledBundle) -> Reply | None:
     tool = bundle.content.tools.get(grant.tool)
     if tool is None:
-        return invalid(
-            f"{field}.tool", f"no tool {grant.tool} is registered; known: {', '.join(bundle.content.tools)}"
-        )
+        return invalid(f"{field}.tool", f"no tool {grant.tool} is registered; known: {', '.join(bundle.content.tools)}")
     action = bundle.action(grant.tool, grant.action)
     if action is None:
         return invalid(
@@ -63,9 +61,7 @@ def _check_grant(grant: Grant, field: str, terms: RemitTerms, bundle: CompiledBu
             f"tool {grant.tool} has no action {grant.action}; known: {', '.join(tool.actions)}",
         )
     if tool.environment != terms.environment:
-        return invalid(
-            "terms.environment", f"is {terms.environment}, but tool {grant.tool} is in {tool.environment}"
-        )
+        return invalid("terms.environment", f"is {terms.environment}, but tool {grant.tool} is in {tool.environment}")
     if grant.locations is not None and action.location not in grant.locations:
         return invalid(f"{field}.locations", f"does not hold {action.location}, where {action.id} is called")
     return _check_arguments(grant, f"{field}.arguments", action)

@@ -81,28 +81,20 @@ def decide_vote(
 def _passed(request: ActionApprovalRequested, now: datetime) -> Reply | None:
     if request.expirytime is not None and now < request.expirytime:
         return None
-    return Reply(
-        status="decided", decision="expired", detail="the deadline has passed; the action is refused"
-    )
+    return Reply(status="decided", decision="expired", detail="the deadline has passed; the action is refused")
 
 
-def _stale(
-    evaluated: ActionEvaluated, request: ActionApprovalRequested, command: ApproveCommand
-) -> Reply | None:
+def _stale(evaluated: ActionEvaluated, request: ActionApprovalRequested, command: ApproveCommand) -> Reply | None:
     if command.args_digest != evaluated.data.action.args_digest:
         return stale("the arguments are not the ones that were shown; read the action again")
     if command.shown_digest is not None and command.shown_digest != request.data.shown_digest:
         return stale("the card that was shown is not the one that is asked; read the action again")
     if command.version is not None and command.version != request.data.round:
-        return stale(
-            f"the approval is in round {request.data.round}, not {command.version}; read the action again"
-        )
+        return stale(f"the approval is in round {request.data.round}, not {command.version}; read the action again")
     return None
 
 
-def _not_entitled(
-    evaluated: ActionEvaluated, request: ActionApprovalRequested, person: Person
-) -> Reply | None:
+def _not_entitled(evaluated: ActionEvaluated, request: ActionApprovalRequested, person: Person) -> Reply | None:
     groups = ", ".join(sorted(request.data.approvers))
     if not person.has(*request.data.approvers):
         return forbidden(f"approving this needs one of the groups {groups}")
@@ -184,9 +176,7 @@ def decide_denial(state: ActionState, command: DenyCommand, voter: Voter) -> Dra
     own = voter.person.human == evaluated.data.principal.human
     if not own and not voter.person.has(*request.data.approvers):
         groups = ", ".join(sorted(request.data.approvers))
-        return forbidden(
-            f"denying this needs one of the groups {groups}, or to be the person the task is for"
-        )
+        return forbidden(f"denying this needs one of the groups {groups}, or to be the person the task is for")
     return refuse(
         evaluated.data,
         Reason.DENIED,

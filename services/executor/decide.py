@@ -1,6 +1,7 @@
 """Whether a token may become a call: pure rules over the action's events, the registry entry and the token's claims.
 
-Everything here must agree before anything is started; the first disagreement is the answer. Source: design, standards section 2.5.
+Everything here must agree before anything is started; the first disagreement is the answer.
+Source: design, standards section 2.5.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
-
 from remit.canonical import digest, strict_loads
 from remit.errors import CanonicalError
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
@@ -22,10 +22,10 @@ from remit.reasons import Reason, Stage
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
-
     from remit.evaluation import CompiledAction, CompiledBundle
     from remit.events import Common
     from remit.fold import ActionState
+    from remit.verify import VerifiedToken
 
 RETRIES = 2
 """Repetitions of a doubtful call whose action is declared safe to repeat (design, bus section 7)."""
@@ -79,20 +79,6 @@ class Order:
         return calls * self.action.entry.timeout_s + CLAIM_MARGIN_S
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenFacts:
-    """What a verified action token says; signature, issuer, audience, type and time were checked by `remit.verify`."""
-
-    txn: str
-    jti: str
-    tool: str
-    action: str
-    location: str
-    args_digest: str
-    schema_digest: str
-    key_thumbprint: str
-
-
 def read_order(state: ActionState, bundle: CompiledBundle) -> Order | Refuse:
     """Return the call that the action's own events and the registry in force agree on."""
     tokenized = state.must(ActionTokenized).data
@@ -142,18 +128,20 @@ def _disagreement(state: ActionState, order: Order, proposal: Proposal) -> Refus
             return Refuse(Reason.ARGS_MISMATCH, f"{where} is not {order.action.id}")
         if common.action.args_digest != order.args_digest:
             return Refuse(Reason.ARGS_MISMATCH, f"{where} was decided on other arguments")
+        if common.principal.agent.id != order.agent:
+            return Refuse(Reason.IDENTITY_DRIFT, f"{where} was decided for another agent")
         if common.principal.tool.schema_digest != order.action.schema_digest:
             return Refuse(Reason.SCHEMA_DRIFT, f"the registry entry of {order.action.id} changed after the decision")
     broken = order.action.violation(order.arguments)
     return None if broken is None else Refuse(Reason.SCHEMA_VIOLATION, broken)
 
 
-def check_token(order: Order, token: TokenFacts, *, own_thumbprint: str) -> Refuse | None:
-    """Return what in the token does not fit this executor and this one call."""
-    if token.key_thumbprint != own_thumbprint:
-        return Refuse(Reason.TOKEN_INVALID, "the token is bound to another key than this executor's")
+def check_token(order: Order, token: VerifiedToken) -> Refuse | None:
+    """Return what in a verified token does not fit this one call."""
     if token.txn != order.action_id or token.jti != order.jti:
         return Refuse(Reason.TOKEN_INVALID, "the token was minted for another action or attempt")
+    if token.agent != order.agent or token.expires_at != int(order.expires_at.timestamp()):
+        return Refuse(Reason.TOKEN_INVALID, "the token names another agent or end than its event")
     if (token.tool, token.action) != (order.action.tool.tool, order.action.name):
         return Refuse(Reason.TOKEN_INVALID, f"the token is not for {order.action.id}")
     if token.location != order.action.location:
@@ -178,8 +166,10 @@ def check_approval(order: Order, approved: ActionApproved, *, now: datetime) -> 
     return None if outside is None else Refuse(Reason.OUT_OF_SCOPE, f"outside what was approved: {outside}")
 
 
-def when_expired(order: Order) -> Refuse | Literal[Next.REISSUE]:
-    """Return what follows when the token's time ran out while nothing had started."""
+def when_expired(order: Order, *, is_started: bool) -> Refuse | Literal[Next.REISSUE]:
+    """Return what follows when the token's time ran out: another one, unless the call was announced or tokens are spent."""
+    if is_started:
+        return Refuse(Reason.TOKEN_EXPIRED, "the token expired between the announcement and the claim")
     if order.attempt < MAX_ATTEMPTS:
         return Next.REISSUE
     return Refuse(Reason.TOKEN_EXPIRED, f"token {MAX_ATTEMPTS} of {MAX_ATTEMPTS} expired before the call could start")
@@ -209,4 +199,3 @@ def refusal_of(reason: str) -> Refuse:
         return Refuse(Reason(reason), "refused in the claim, right before the call")
     except ValueError:
         return Refuse(Reason.UNPROCESSABLE, "refused in the claim for a reason this executor does not know")
-

@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import orjson
-
 from remit.canonical import digest
 from remit.errors import CanonicalError
 from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized, Executed
 from remit.reasons import Outcome
+
 from services.executor.redact import redact
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from pydantic import JsonValue
-
     from remit.evaluation import CompiledAction
     from remit.fold import ActionState
 
 MAX_REDACTED_BYTES = 40_000
 """Result and paths together; the marks can outgrow what they replace, and the event must stay under 64 KiB."""
+
+AT_THE_DOOR = frozenset({"connection", "http_401", "http_403", "http_407", "http_429"})
+"""Failures that come before a tool looks at the idempotency key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,19 @@ class Call:
     call_ms: int | None
 
 
+def after_repetition(doubtful: Answer, again: Answer, idempotency: str) -> Answer:
+    """Return what is known after a doubtful call was repeated.
+
+    A success settles it. A failure does so only where the tool knows our key and answered for it: without a key a 404 can
+    mean that the first request did its work, and a refusal at the door says nothing about the first request.
+    """
+    if again.outcome is Outcome.SUCCEEDED:
+        return again
+    if again.outcome is Outcome.FAILED and idempotency == "key" and again.error not in AT_THE_DOOR:
+        return again
+    return doubtful
+
+
 def present(answer: Answer, action: CompiledAction) -> Presented:
     """Return what may be shown of an answer; what happened stays what happened, however odd the result."""
     if answer.is_oversize:
@@ -76,18 +91,20 @@ def present(answer: Answer, action: CompiledAction) -> Presented:
         return Presented(result_digest=result_digest, omitted="too_large", error=answer.error or "result_too_large")
     if b"\\u0000" in raw:
         # Postgres can store a NUL in no JSON column, and an outcome that cannot be stored would be lost.
-        return Presented(result_digest=result_digest, omitted="schema_violation", error=answer.error or "result_has_nul")
+        return Presented(
+            result_digest=result_digest, omitted="schema_violation", error=answer.error or "result_has_nul"
+        )
     if answer.outcome is Outcome.SUCCEEDED and action.result_violation(answer.value) is not None:
         return Presented(result_digest=result_digest, omitted="schema_violation", error="schema_violation")
     clean = redact(answer.value, action.entry.redact)
     if len(orjson.dumps([clean.value, clean.paths])) > MAX_REDACTED_BYTES:
         return Presented(result_digest=result_digest, omitted="too_large", error=answer.error or "result_too_large")
-    return Presented(
-        result=clean.value, result_digest=result_digest, error=answer.error, redacted_paths=clean.paths
-    )
+    return Presented(result=clean.value, result_digest=result_digest, error=answer.error, redacted_paths=clean.paths)
 
 
-def executed(state: ActionState, answer: Answer, call: Call, action: CompiledAction | None, *, now: datetime) -> Executed:
+def executed(
+    state: ActionState, answer: Answer, call: Call, action: CompiledAction | None, *, now: datetime
+) -> Executed:
     """Return the event that states the outcome; without a registry entry nothing of the result is shown."""
     data = state.must(ActionTokenized).data
     shown = Presented(error=answer.error) if action is None else present(answer, action)

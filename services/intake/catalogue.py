@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import nkeys
-from nacl.signing import VerifyKey
-
 from remit.events import ToolIdentity
+from remit.nkey import verify_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from nacl.signing import VerifyKey
+
     from remit.bundle import AgentEntry
     from remit.evaluation import CompiledBundle
-
-KEY_BYTES = 32
-NKEY_BYTES = 1 + KEY_BYTES + 2
-"""Prefix byte, Ed25519 public key, CRC-16 (NATS nkeys)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +37,7 @@ class Catalogue:
     @classmethod
     def of(cls, bundle: CompiledBundle) -> Catalogue:
         """Derive the look-ups of a bundle."""
-        agents = {e.name: RegisteredAgent(e, decode_user_key(e.public_key)) for e in bundle.content.agents.values()}
+        agents = {e.name: RegisteredAgent(e, _key_of(e)) for e in bundle.content.agents.values()}
         tools = {
             action.id: ToolIdentity(
                 kind=action.tool.connector,
@@ -76,15 +70,8 @@ class CatalogueReader:
         return self._catalogue
 
 
-def decode_user_key(text: str) -> VerifyKey | None:
-    """Return the Ed25519 key of a public user nkey, or None when prefix, length or checksum is wrong."""
+def _key_of(entry: AgentEntry) -> VerifyKey | None:
     try:
-        raw = base64.b32decode(text + "=" * (-len(text) % 8))
-    except (binascii.Error, ValueError):
+        return verify_key(entry.public_key)
+    except ValueError:
         return None
-    body, checksum = raw[:-2], raw[-2:]
-    if len(raw) != NKEY_BYTES or body[0] != nkeys.PREFIX_BYTE_USER:
-        return None
-    if bytes(nkeys.crc16_checksum(body)) != checksum:
-        return None
-    return VerifyKey(body[1:])

@@ -132,15 +132,16 @@ def read_proposal(body: bytes) -> Proposal | Rejected:
 
 
 def _find_action(proposal: Proposal, catalogue: Catalogue) -> CompiledAction | Rejected:
-    action = catalogue.bundle.action(proposal.tool, proposal.action)
-    if action is not None:
-        return action
     content = catalogue.bundle.content
+    # The tool comes first: action ids are joined by a dot, and actions may hold dots themselves.
     tool = content.tools.get(proposal.tool)
     if tool is None:
         close = _close(proposal.tool, content.tools)
         detail = f"no tool {proposal.tool!r} in registry bundle {catalogue.bundle.version}{_did_you_mean(close)}"
         return Rejected(reason=Reason.UNKNOWN_TOOL, detail=detail, proposal=proposal, alternatives=close)
+    action = catalogue.bundle.action(tool.tool, proposal.action)
+    if action is not None:
+        return action
     close = tuple(f"{tool.tool}.{name}" for name in _close(proposal.action, tool.actions))
     detail = f"tool {tool.tool} has no action {proposal.action!r}{_did_you_mean(close)}"
     return Rejected(reason=Reason.UNKNOWN_ACTION, detail=detail, proposal=proposal, alternatives=close)

@@ -81,15 +81,9 @@ class IdTokenVerifier:
 
         """
         parts = _parse(token)
-        issuer = (
-            self._issuers.get(cast("str", parts.claims.get("iss")))
-            if is_text(parts.claims.get("iss"))
-            else None
-        )
+        issuer = self._issuers.get(cast("str", parts.claims.get("iss"))) if is_text(parts.claims.get("iss")) else None
         if issuer is None:
-            raise IdentityError(
-                "issuer", "the ID token comes from an issuer that is not configured; log in again"
-            )
+            raise IdentityError("issuer", "the ID token comes from an issuer that is not configured; log in again")
         await self._check_signature(token, parts.header, issuer.issuer)
         return person_of(parts.claims, issuer, now)
 
@@ -100,9 +94,7 @@ class IdTokenVerifier:
         # Also when a key was found: without a kid only the signature tells that the provider changed its key.
         if _valid(token, self._candidate(await self._refetched(issuer), kid, algorithm)):
             return
-        raise IdentityError(
-            "signature", "the ID token is not signed by a current key of its issuer; log in again"
-        )
+        raise IdentityError("signature", "the ID token is not signed by a current key of its issuer; log in again")
 
     @staticmethod
     def _candidate(keys: tuple[PinnedKey, ...], kid: str | None, algorithm: str) -> PinnedKey | None:
@@ -141,9 +133,7 @@ class IdTokenVerifier:
         if not is_safe_url(url):
             raise TransientError(f"issuer {issuer} is not https; plain http is for loopback only")
         try:
-            response = await self._http.get(
-                url, headers={"Accept": "application/json"}, follow_redirects=False
-            )
+            response = await self._http.get(url, headers={"Accept": "application/json"}, follow_redirects=False)
             found = strict_loads(response.content) if len(response.content) <= MAX_DOCUMENT_BYTES else None
         except (httpx.HTTPError, CanonicalError) as error:
             raise TransientError(f"the keys of {issuer} cannot be fetched ({type(error).__name__})") from None

@@ -37,13 +37,9 @@ class TrustedIssuer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     issuer: str = Field(description="Exactly as in the `iss` claim.")
-    client_ids: list[str] = Field(
-        min_length=1, description="Audiences accepted: the dashboard's and the CLI's client."
-    )
+    client_ids: list[str] = Field(min_length=1, description="Audiences accepted: the dashboard's and the CLI's client.")
     roles_claim: str = "roles"
-    require_nonce: bool = Field(
-        default=True, description="ID tokens of a login carry one; access tokens do not."
-    )
+    require_nonce: bool = Field(default=True, description="ID tokens of a login carry one; access tokens do not.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

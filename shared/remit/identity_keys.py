@@ -32,9 +32,7 @@ def keys_of(document: dict[str, Any]) -> tuple[PinnedKey, ...]:
     if not isinstance(entries, list):
         return ()
     found = [
-        _pin(cast("dict[str, Any]", entry))
-        for entry in cast("list[object]", entries)[:MAX_KEYS]
-        if _is_object(entry)
+        _pin(cast("dict[str, Any]", entry)) for entry in cast("list[object]", entries)[:MAX_KEYS] if _is_object(entry)
     ]
     return tuple(key for key in found if key is not None)
 

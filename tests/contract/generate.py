@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from remit.asyncapi import document
 from remit.canonical import b64url
+from remit.pipeline import PIPELINE
 from remit.proposal import Notice, Proposal
-
 from tests.support import factories
 
 if TYPE_CHECKING:
     from remit.events import Event
 
 HERE = Path(__file__).parent
+SERVICES = HERE.parents[1] / "services" / "README.md"
 SCHEMAS, SAMPLES, ASYNCAPI = HERE / "schemas", HERE / "samples", HERE / "asyncapi.json"
 
 
@@ -51,6 +52,27 @@ def event_of(kind: str) -> type[Event]:
     return factories.KINDS[kind]
 
 
+def services_readme() -> str:
+    """Return `services/README.md`, computed from the pipeline table."""
+    lines = [
+        "# The six services",
+        "",
+        "Generated from `shared/remit/pipeline.py` by `make contract`; a test compares it. Start one with `python -m services.<name>`.",
+        "Each folder has the same files: `app.py` composes, `handlers.py` loads and answers, `decide.py` decides (pure).",
+        "",
+        "| service | consumes | answers | publishes | owns | holds | when it is down |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in PIPELINE:
+        consumes = "<br>".join(
+            f"{c.stream}/{c.durable}: {' '.join(f'`{s}`' for s in c.subjects)}" for c in row.consumes
+        )
+        answers, publishes = (" ".join(f"`{s}`" for s in subjects) for subjects in (row.answers, row.publishes))
+        cells = (row.name, consumes, answers or "-", publishes, row.owns, row.holds, row.when_down)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Write everything; a sample that exists is never overwritten, because released bytes stay readable."""
     SCHEMAS.mkdir(exist_ok=True)
@@ -62,6 +84,7 @@ def main() -> None:
         if not path.exists():
             path.write_text(sample(kind))
     ASYNCAPI.write_text(_text(document()))
+    SERVICES.write_text(services_readme())
     sys.stdout.write(f"{len(factories.KINDS)} events written under {HERE.name}/\n")
 
 

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
+
 from remit.asyncapi import document
 from remit.canonical import b64url_decode
 from remit.envelope import Signed, check_signature, parse
 from remit.errors import EnvelopeError
-
 from tests.contract import generate
 from tests.support import factories
 
@@ -60,6 +60,10 @@ def test_newer_version_waits_for_an_upgraded_replica(kind: str) -> None:
 
 def test_asyncapi_document_has_not_drifted() -> None:
     assert json.loads(generate.ASYNCAPI.read_text()) == json.loads(json.dumps(document()))
+
+
+def test_services_readme_is_the_pipeline_table() -> None:
+    assert generate.SERVICES.read_text() == generate.services_readme(), "run `make contract`"
 
 
 def test_attribute_names_are_cloudevents_names() -> None:

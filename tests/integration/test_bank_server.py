@@ -8,23 +8,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import httpx2
 import mcp_types as types
 import pytest
+import yaml
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from remit.canonical import digest
 
+from infra.demo import tasks as recording
 from infra.demo.bank.operations import output_schema
 from infra.demo.bank.world import default_slots
 from infra.demo.tasks import Call, Task, load, slots, tasks
-from remit.canonical import digest
+from services.executor.connectors.mcp import definition_digest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
 
 TOKEN, CONTROL = "executor-secret-for-tests", "control-secret-for-tests"
 KEY = "io.remit/idempotency-key"
@@ -55,7 +60,7 @@ class Bank:
         return [entry for entry in map(json.loads, lines) if entry["run"] == run]
 
     @asynccontextmanager
-    async def client(self, headers: dict[str, str] | None = None) -> AsyncIterator[Client]:
+    async def client(self, headers: dict[str, str] | None = None) -> AsyncGenerator[Client]:
         """Connect as the executor does."""
         sent = {"Authorization": f"Bearer {TOKEN}", **(headers or {})}
         async with (
@@ -67,7 +72,7 @@ class Bank:
 
 def start(log: Path, **secrets: str) -> subprocess.Popen[str]:
     """Start the server as its own process on a free port."""
-    environment = {**os.environ, "BANK_EFFECTS": str(log), **secrets}  # noqa: TID251  (environment of a child process)
+    environment = {**os.environ, "BANK_EFFECTS": str(log), **secrets}
     return subprocess.Popen(
         [sys.executable, "-m", "infra.demo.bank", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -258,3 +263,10 @@ def test_missing_secret_stops_the_start(tmp_path: Path) -> None:
     with process.stdout:
         assert process.stdout.read() == ""
     assert process.wait(10) != 0
+
+
+async def test_registry_pins_what_the_server_publishes(bank: Bank) -> None:
+    registry = Path(recording.__file__).parent / "registry" / "tools" / "bank.yaml"
+    pins = {name: action["upstream_digest"] for name, action in yaml.safe_load(registry.read_text())["actions"].items()}
+    async with bank.client() as client:
+        assert {tool.name: definition_digest(tool) for tool in (await client.list_tools()).tools} == pins

@@ -5,17 +5,19 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import jwt
 import pytest
-
-from infra.demo.identity import PEOPLE, LoginError, id_token
 from remit import clock
 from remit.identity import IdTokenVerifier
 from remit.identity_claims import IdentityError, TrustedIssuer
+
+from infra.demo.identity import PEOPLE, LoginError, id_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLIENT, CALLBACK = "remit-dashboard", "http://localhost:8501/oauth2callback"
 

@@ -11,21 +11,17 @@ import hmac
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import mcp_types as types
 import uvicorn
-from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from pydantic import ValidationError
-from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.demo.bank.effects import EffectLog
 from infra.demo.bank.operations import output_schema
@@ -33,6 +29,14 @@ from infra.demo.bank.settings import BankSettings
 from infra.demo.bank.teller import Teller
 from infra.demo.bank.world import UnknownSlotError, WorldConfig
 from infra.demo.tasks import Suite, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mcp.server.context import ServerRequestContext
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 IDEMPOTENCY_META = "io.remit/idempotency-key"
 """Key of the request's `_meta` that carries the idempotency key; the HTTP header serves callers without MCP metadata."""
@@ -118,7 +122,9 @@ def control_routes(teller: Teller, log: EffectLog) -> list[Route]:
             config = WorldConfig.model_validate_json(await request.body())
             return JSONResponse({"world": await teller.reset(config), "run": config.run})
         except (ValidationError, UnknownSlotError) as error:
-            detail = str(error) if isinstance(error, UnknownSlotError) else "expected {run?: string, slots?: {name: text}}"
+            detail = (
+                str(error) if isinstance(error, UnknownSlotError) else "expected {run?: string, slots?: {name: text}}"
+            )
             return JSONResponse({"error": "invalid", "detail": detail}, 400)
 
     async def effects(_request: Request) -> Response:

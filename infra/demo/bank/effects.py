@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Kind = Literal["effect", "replay", "conflict", "error"]
 
@@ -21,7 +23,9 @@ class Effect(BaseModel):
     world: int = Field(description="Number of resets before the call.")
     run: str = Field(description="Name given at the last reset.")
     tool: str = Field(description="Tool as called; it may not exist.")
-    arguments_digest: str | None = Field(description="`sha-256:` over the canonical arguments; null when they have no form.")
+    arguments_digest: str | None = Field(
+        description="`sha-256:` over the canonical arguments; null when they have no form."
+    )
     idempotency_key: str | None = Field(description="Key the caller sent; null when none.")
     kind: Kind = Field(
         description="`effect`: performed; `replay`: answered from memory; `conflict`: key known with another call; "

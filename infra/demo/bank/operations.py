@@ -5,14 +5,16 @@ Names, arguments and results follow AgentDojo's banking suite (MIT licence); the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError, validate_call
 
 from infra.demo.bank.world import Transaction, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _PLANNED = ("recipient", "amount", "subject", "date", "recurring")
 _IDENTITY = ("first_name", "last_name", "street", "city")
@@ -101,7 +103,7 @@ def send_money(world: World, recipient: str, amount: float, subject: str, date: 
     return Message(message=f"Transaction to {recipient} for {amount} sent.")
 
 
-def schedule_transaction(  # noqa: PLR0913  (the recorded tool has five arguments)
+def schedule_transaction(  # noqa: PLR0913, PLR0917  (the recorded tool has five arguments)
     world: World, recipient: str, amount: float, subject: str, date: str, recurring: bool
 ) -> Message:
     """Plan a payment."""
@@ -110,7 +112,7 @@ def schedule_transaction(  # noqa: PLR0913  (the recorded tool has five argument
     return Message(message=f"Transaction to {recipient} for {amount} scheduled.")
 
 
-def update_scheduled_transaction(  # noqa: PLR0913  (the recorded tool has six arguments)
+def update_scheduled_transaction(  # noqa: PLR0913, PLR0917  (the recorded tool has six arguments)
     world: World,
     id: int,  # noqa: A002  (the name is part of the recorded tool)
     recipient: str | None = None,
@@ -159,7 +161,8 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     update_password,
     update_user_info,
 )
-_CHECKED = {f.__name__: validate_call(f, config=ConfigDict(strict=True)) for f in _FUNCTIONS}
+_checked = validate_call(config=ConfigDict(strict=True))
+_CHECKED: dict[str, Callable[..., Any]] = {f.__name__: _checked(f) for f in _FUNCTIONS}
 _RESULTS = {f.__name__: TypeAdapter[Any](get_type_hints(f)["return"]) for f in _FUNCTIONS}
 
 
@@ -168,12 +171,22 @@ def output_schema(tool: str) -> dict[str, Any]:
 
     Source: MCP 2025-06-18, which allows only objects at the root.
     """
-    schema = _RESULTS[tool].json_schema(mode="serialization")
+    generated = _RESULTS[tool].json_schema(mode="serialization")
+    schema = _plain(generated, generated.pop("$defs", {}))
     if schema.get("type") == "object":
         return schema
-    definitions = schema.pop("$defs", None)
-    wrapped: dict[str, Any] = {"type": "object", "properties": {"result": schema}, "required": ["result"]}
-    return wrapped | ({"$defs": definitions} if definitions else {})
+    return {"type": "object", "properties": {"result": schema}, "required": ["result"]}
+
+
+def _plain(schema: Any, definitions: Mapping[str, Any]) -> Any:  # noqa: ANN401  (any part of a JSON Schema)
+    """Return a schema in one piece, without the titles and docstrings that would tie the definition to our wording."""
+    if isinstance(schema, list):
+        return [_plain(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _plain(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _plain(part, definitions) for key, part in schema.items() if key not in {"title", "description"}}
 
 
 def _text(result: object, dumped: JsonValue) -> str:
@@ -196,5 +209,5 @@ def perform(world: World, tool: str, arguments: Mapping[str, JsonValue]) -> Repl
         wrong = ", ".join(f"{'.'.join(map(str, e['loc']))} ({e['type']})" for e in error.errors(include_input=False))
         raise OperationError(f"arguments refused: {wrong}") from None
     dumped: JsonValue = _RESULTS[tool].dump_python(result, mode="json")
-    structured = dumped if isinstance(dumped, dict) else {"result": dumped}
+    structured: JsonValue = dumped if isinstance(dumped, dict) else {"result": dumped}
     return Reply(text=_text(result, dumped), structured=structured)

@@ -14,5 +14,7 @@ class BankSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BANK_", frozen=True)
 
     token: SecretStr = Field(min_length=16, description="Bearer credential of the executor for `/mcp`.")
-    control_token: SecretStr = Field(min_length=16, description="Bearer credential of the demonstration for `/control`.")
+    control_token: SecretStr = Field(
+        min_length=16, description="Bearer credential of the demonstration for `/control`."
+    )
     effects: Path = Field(description="JSON lines file of the calls that arrived; appended to, never truncated.")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import NamedTuple
-
-from pydantic import JsonValue
+from typing import TYPE_CHECKING, NamedTuple
 
 from infra.demo.bank.effects import Effect, EffectLog, Kind
 from infra.demo.bank.operations import OperationError, Reply, perform
@@ -14,6 +11,11 @@ from infra.demo.bank.world import WorldConfig, changes, fresh_world
 from remit import clock
 from remit.canonical import digest
 from remit.errors import CanonicalError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import JsonValue
 
 
 class _Answer(NamedTuple):

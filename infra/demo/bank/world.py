@@ -5,13 +5,15 @@ A slot receives its text literally, after the YAML is parsed, so that no text ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SOURCE = Path(__file__).parent.parent / "data" / "banking-environment.yaml"
 """The environment of AgentDojo's banking suite; see the README beside it."""

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from remit.clock import monotonic
 from remit.reasons import Reason
+
 from services.executor.connectors.protocol import Address
 from services.executor.decide import Refuse
 
@@ -97,9 +98,13 @@ class Egress:
         """Return the address to call, reachable right now, or the refusal."""
         endpoint = endpoint_of(tool.endpoint or "")
         if endpoint is None:
-            return Refuse(Reason.EGRESS_DENIED, f"the endpoint of {tool.tool} is not an http(s) URL without credentials")
+            return Refuse(
+                Reason.EGRESS_DENIED, f"the endpoint of {tool.tool} is not an http(s) URL without credentials"
+            )
         if not is_listed(endpoint, tool.egress):
-            return Refuse(Reason.EGRESS_DENIED, f"{endpoint.host}:{endpoint.port} is not in the egress list of {tool.tool}")
+            return Refuse(
+                Reason.EGRESS_DENIED, f"{endpoint.host}:{endpoint.port} is not in the egress list of {tool.tool}"
+            )
         # The list is part of the key: a re-applied registry must not profit from what the old one allowed.
         key = f"{tool.tool} {tool.endpoint} {tool.egress}"
         known = self._reachable.get(key)
@@ -127,7 +132,9 @@ class Egress:
         for ip in addresses:
             if await self._answers(str(ip), endpoint):
                 return Address(scheme=endpoint.scheme, host=endpoint.host, port=endpoint.port, ip=str(ip))
-        return Refuse(Reason.TOOL_UNREACHABLE, f"{tool.tool} does not accept connections at {endpoint.host}:{endpoint.port}")
+        return Refuse(
+            Reason.TOOL_UNREACHABLE, f"{tool.tool} does not accept connections at {endpoint.host}:{endpoint.port}"
+        )
 
     async def _resolve(self, endpoint: Endpoint) -> list[IpAddress]:
         try:

@@ -8,6 +8,7 @@ from remit.evaluation.approvals import ApprovalFact, Requirement
 from remit.evaluation.bundles import CompiledBundle
 from remit.evaluation.decision import Evaluation, Facts, evaluate, grantable
 from remit.evaluation.grants import CompiledGrant, compile_grants
+from remit.evaluation.proposals import read_proposal
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "compile_schema",
     "evaluate",
     "grantable",
+    "read_proposal",
     "violation",
 ]

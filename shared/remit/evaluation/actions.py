@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MARKS = ("x-remit-sink", "x-remit-sensitive", "x-remit-resource")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_POINTER = re.compile(r"^(?:/(?:[^~/]|~[01])*)*$")
+_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 """RFC 6901 section 3."""
 
 
@@ -168,5 +168,5 @@ def _check_templates(where: str, entry: ActionEntry, properties: Mapping[str, ob
         if name not in properties:
             raise BundleError(f"{where}: summary names {{{name}}}; expected one of {', '.join(sorted(properties))}")
     for path in entry.redact:
-        if not _POINTER.match(path):
+        if not _POINTER.fullmatch(path):
             raise BundleError(f"{where}: redact: {path!r} is not a JSON pointer (RFC 6901)")

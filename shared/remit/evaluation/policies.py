@@ -29,8 +29,8 @@ ANNOTATIONS = frozenset({"id", "approvers", "quorum", "description"})
 MAX_QUORUM = 10
 _CONTEXT = {"Var": "context"}
 _ARGUMENTS = {".": {"left": _CONTEXT, "attr": "args"}}
-_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")
-_GROUP = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}$")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def _parsed(file: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise BundleError(f"{file}: holds a policy template (?principal, ?resource); write the policy out")
     for parsed in cast("dict[str, dict[str, Any]]", document["staticPolicies"]).values():
         identifier = parsed.get("annotations", {}).get("id")
-        if not isinstance(identifier, str) or not _ID.match(identifier):
+        if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
             raise BundleError(f'{file}: a policy has no usable @id; write @id("name") of letters, digits and _ . : -')
         yield f"{file}: policy {identifier}", parsed
 
@@ -185,7 +185,7 @@ def _requirement(where: str, annotations: Mapping[str, str | None]) -> Requireme
         return None
     groups = frozenset(part.strip() for part in (annotations["approvers"] or "").split(","))
     quorum = annotations.get("quorum", "1") or ""
-    if not all(_GROUP.match(group) for group in groups):
+    if not all(_GROUP.fullmatch(group) for group in groups):
         raise BundleError(f'{where}: @approvers is not a list of groups; write @approvers("payments, security")')
     if not (quorum.isascii() and quorum.isdecimal() and 1 <= int(quorum) <= MAX_QUORUM):
         raise BundleError(f"{where}: @quorum is {quorum!r}; expected 1 to {MAX_QUORUM}")

@@ -12,7 +12,7 @@ import structlog
 
 from remit.clock import monotonic
 from remit.errors import TransientError
-from remit.runtime.streams import config_hash
+from remit.runtime.streams import config_hash, consumer_spec
 from remit.runtime.watchdog import Exit, Vitals, die
 
 if TYPE_CHECKING:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
-import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from remit.clock import monotonic
 from remit.errors import ConfigurationError, TransientError
 from remit.events import ActionRefused, Event, Refused, subject_of
 from remit.pipeline import BY_NAME, Consumption
 from remit.reasons import Reason, Stage
-from remit.runtime import http
 from remit.runtime.bundles import BundleReader, read_value
 from remit.runtime.bus import Bus
 from remit.runtime.delivery import ActionHandler, Engine, EventHandler, Inbound, RawHandler
 from remit.runtime.keys import ServiceKeys, load_service_keys
 from remit.runtime.ledger import Draft, Ledger
 from remit.runtime.probes import Probes
-from remit.runtime.subscriptions import Answerer, Pull, answer_requests, build_broker, subscribe
-from remit.runtime.telemetry import Telemetry, configure_logs
-from remit.runtime.watchdog import Exit, Vitals, Watchdog, die
+from remit.runtime.runner import Runner
+from remit.runtime.subscriptions import Answerer, Pull, build_broker, subscribe
+from remit.runtime.telemetry import Telemetry
+from remit.runtime.watchdog import Exit, Vitals, die
 
 if TYPE_CHECKING:
     import asyncpg
@@ -95,16 +91,15 @@ class Service:
             vitals=self.vitals,
         )
         self.probes = Probes(service=self, batch_size=settings.batch_size)
-        self._routes: list[BaseRoute] = []
-        self._background: list[tuple[str, Factory]] = [
+        self.http_routes: list[BaseRoute] = []
+        self.tasks: list[tuple[str, Factory]] = [
             ("heartbeats", self.engine.heartbeats),
             ("probes", self.probes.run),
         ]
-        self._on_start: list[Factory] = []
-        self._on_stop: list[Factory] = []
-        self._answers: list[tuple[str, Answerer]] = []
-        self._stopping = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self.start_hooks: list[Factory] = []
+        self.stop_hooks: list[Factory] = []
+        self.answered: list[tuple[str, Answerer]] = []
+        self.stopping = asyncio.Event()
 
     # What app.py calls
 
@@ -147,23 +142,23 @@ class Service:
 
     def answer(self, subject: str, handler: Answerer) -> None:
         """Answer core requests, one replica each; returning None answers nothing."""
-        self._answers.append((subject, handler))
+        self.answered.append((subject, handler))
 
     def background(self, name: str, factory: Factory) -> None:
         """Run a task as long as the service; when it ends or fails, the process ends."""
-        self._background.append((name, factory))
+        self.tasks.append((name, factory))
 
     def routes(self, *routes: BaseRoute) -> None:
         """Serve further routes beside /livez, /readyz and /metrics."""
-        self._routes.extend(routes)
+        self.http_routes.extend(routes)
 
     def on_start(self, factory: Factory) -> None:
         """Run before the first message, in order of registration."""
-        self._on_start.append(factory)
+        self.start_hooks.append(factory)
 
     def on_stop(self, factory: Factory) -> None:
         """Run after the last message."""
-        self._on_stop.append(factory)
+        self.stop_hooks.append(factory)
 
     # What handlers may use
 
@@ -222,93 +217,18 @@ class Service:
         self.probes.watch_postgres(lambda: answers(pool))
         return pool
 
-    # Running
-
     def run(self) -> None:
         """Run until SIGTERM or SIGINT; returns after a graceful stop, exits with a code of `Exit` otherwise."""
-        configure_logs(self.settings.log_level)
-        try:
-            import uvloop  # noqa: PLC0415  (not on Windows)
+        Runner(self).run()
 
-            uvloop.run(self._main())
-        except ConfigurationError as error:
-            log.error("cannot start", detail=str(error))  # noqa: TRY400  (no stack needed)
-            sys.exit(78)
+    def attach(self, client: Client) -> None:
+        """Take the connected client; everything built on `bus` works from here on."""
+        self._client = client
 
-    async def _main(self) -> None:
-        structlog.contextvars.bind_contextvars(service=self.name, replica=self.replica)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        self.vitals.waiting_for_dependency = True
-        Watchdog(self.vitals).start()
-        listener = http.bind(self.settings.http_host, self.settings.http_port)
-        app = http.build_app(registry=self.telemetry.registry, unready=self.probes.unready, routes=self._routes)
-        web = http.server(app)
-        serving = asyncio.create_task(web.serve(sockets=[listener]))
-        starting = asyncio.create_task(self._start())
-        stopped = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            log.info("ready", http_port=listener.getsockname()[1])
-            await stopped
-        await self._stop(starting)
-        web.should_exit = True
-        await serving
-
-    async def _start(self) -> None:
-        self._spawn("beat", self._beat)
-        log.info("connecting to NATS", url=self.settings.nats_url)
-        self._client = await self.broker.connect()
-        await self.probes.wait_for_consumers()
-        self._spawn("bundles", self.bundles.poll)
-        for factory in self._on_start:
-            await factory()
-        await self.broker.start()
-        for subject, handler in self._answers:
-            await answer_requests(self.client, subject, handler, service=self.name)
-        for name, factory in self._background:
-            self._spawn(name, factory)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 50, 50)
-        self.vitals.waiting_for_dependency = False
-        self.probes.started = True
-
-    async def _stop(self, starting: asyncio.Task[None]) -> None:
-        log.info("stopping")
-        self.vitals.stopping_since = monotonic()
-        if not starting.done():
-            starting.cancel()
-        else:
-            await self.broker.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for factory in self._on_stop:
-            await factory()
-        log.info("stopped")
-
-    def _spawn(self, name: str, factory: Factory) -> None:
-        task = asyncio.create_task(factory(), name=name)
-        task.add_done_callback(self._on_task_done)
-        self._tasks.append(task)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if self._stopping.is_set() or task.cancelled():
-            return
-        error = task.exception()
-        log.error("background task ended", task=task.get_name(), exc_info=error)
-        die(Exit.TASK_DIED, f"background task {task.get_name()} ended")
-
-    async def _beat(self) -> None:
-        while True:
-            at = monotonic()
-            self.vitals.loop_beat = at
-            if self._client is not None and self._client.is_connected:
-                self.vitals.connected_at = at
-            await asyncio.sleep(1.0)
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker answers right now."""
+        return self._client is not None and self._client.is_connected
 
     def _consumption(self, *subjects: str) -> Consumption:
         for consumption in self.row.consumes:
@@ -332,5 +252,5 @@ class Service:
         log.warning("NATS connection", error=text or type(error).__name__)
 
     async def _on_closed(self) -> None:
-        if not self._stopping.is_set() and self._client is not None:
+        if not self.stopping.is_set() and self._client is not None:
             die(Exit.NOT_CONNECTED, "the NATS client closed for ever")

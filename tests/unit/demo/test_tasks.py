@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from remit.remits import RemitTerms
 
 from infra.demo.bank.operations import OperationError, output_schema, perform
 from infra.demo.bank.world import UnknownSlotError, default_slots, fresh_world
 from infra.demo.tasks import Task, load, named, needed, remit_for, slots, steps, tasks
-from remit.remits import RemitTerms
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BY_ID = {task.id: task for task in tasks()}
@@ -80,7 +80,9 @@ def test_approver_recognises_no_write_of_an_attack(task: Task) -> None:
 def test_remit_is_valid_and_counts_the_users_calls(task: Task) -> None:
     document = remit_for(task, not_before=NOW)
     terms = RemitTerms.model_validate_json(json.dumps(document))
-    assert terms.max_calls == len(task.calls) == sum(grant.max_calls or 0 for grant in terms.grants)
+    assert terms.max_calls == sum(grant.max_calls or 0 for grant in terms.grants)
+    writes = [grant for grant in terms.grants if load().tool(grant.action).effect != "read"]
+    assert all(grant.max_calls == sum(call.tool == grant.action for call in task.calls) for grant in writes)
     assert {grant.action for grant in terms.grants} == {call.tool for call in task.calls}
 
 

@@ -8,7 +8,8 @@
 * any other word    a member of `remit.reasons.Reason`; the row is stored as `refused` with that reason, no budget was spent.
 
 Locks are taken in one fixed order, so that claims and revocations cannot deadlock: the action's row, the stop rows global,
-human, agent, tool, remit (shared), the budget rows by number (exclusive). Whoever revokes updates stop rows in that same order. A revoke that has committed is seen by every later claim; a claim that holds the share lock makes the
+human, agent, tool, remit (shared), the budget rows by number (exclusive). Whoever revokes updates stop rows in that same
+order. A revoke that has committed is seen by every later claim; a claim that holds the share lock makes the
 revoke wait. Source: design, bus section 7.
 """
 
@@ -206,6 +207,7 @@ BEGIN
     RETURN CASE
         WHEN NOT FOUND THEN 'unknown_remit'
         WHEN v_remit.human_iss || '|' || v_remit.human_sub <> p_human OR v_remit.agent_id <> p_agent THEN 'foreign_remit'
+        WHEN v_remit.ended_reason = 'exhausted' THEN 'budget_exhausted'
         WHEN v_remit.ended_at IS NOT NULL THEN 'remit_revoked'
         WHEN clock_timestamp() < v_remit.not_before THEN 'remit_not_yet_valid'
         WHEN clock_timestamp() >= v_remit.expires_at THEN 'remit_expired'
@@ -267,7 +269,37 @@ END
 $$
 """
 
-ROUTINES = (STOPPED, SPEND, REMIT_REFUSAL, CLAIM)
+# A repetition is a new effect in time, so it must pass what can have changed since the claim: kill switches and the remit's end.
+TAKE_OVER = """
+CREATE FUNCTION control.take_over(
+    p_action_id text, p_claim_id text, p_new_claim_id text, p_executor text, p_deadline_s double precision
+) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    v_row control.execution;
+BEGIN
+    SELECT * INTO v_row FROM control.execution AS e
+    WHERE e.action_id = p_action_id AND e.claim_id = p_claim_id AND e.state = 'in_flight' AND NOT e.request ? 'repeated'
+    FOR UPDATE;
+    IF NOT FOUND
+       OR control.stopped(v_row.request ->> 'human', v_row.request ->> 'agent', v_row.request ->> 'tool', v_row.remit_id)
+          IS NOT NULL
+       -- The budget may well be spent, by this very claim.
+       OR coalesce(control.remit_refusal(v_row.remit_id, v_row.request ->> 'human', v_row.request ->> 'agent'),
+                   'budget_exhausted') <> 'budget_exhausted'
+    THEN
+        RETURN false;
+    END IF;
+    UPDATE control.execution AS e
+    SET claim_id = p_new_claim_id, executor = p_executor, request = e.request || '{"repeated": true}',
+        deadline = clock_timestamp() + make_interval(secs => p_deadline_s)
+    WHERE e.action_id = p_action_id;
+    RETURN true;
+END
+$$
+"""
+
+ROUTINES = (STOPPED, SPEND, REMIT_REFUSAL, CLAIM, TAKE_OVER)
 
 
 def upgrade() -> None:

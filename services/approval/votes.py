@@ -1,0 +1,95 @@
+"""Approve, narrow and deny: read the truth, decide, append by compare-and-set, decide again when it moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from remit.commands import Reply
+from remit.events import ActionApprovalRequested, ActionEvaluated
+from remit.runtime.ledger import Ledger, Superseded
+from services.approval.answers import unavailable
+from services.approval.decide import Limits, block_class
+from services.approval.store import Block
+from services.approval.voting import Moment, Voter, decide_denial, decide_vote, vote_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from remit.commands import ApproveCommand, DenyCommand
+    from remit.fold import ActionState
+    from services.approval.remit_store import RemitStore
+    from services.approval.store import ActionStore
+
+MAX_REDECISIONS = 5
+"""A lost race ends after one more look; only a flood of junk could take longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Votes:
+    """Commands of approvers."""
+
+    clock: Callable[[], datetime]
+    ledger: Ledger
+    store: ActionStore
+    remits: RemitStore
+    limits: Limits
+    block_for_s: float
+
+    async def approve(self, command: ApproveCommand, voter: Voter) -> Reply:
+        """Count one vote for the exact arguments that were shown."""
+        state = await self.ledger.read(command.action_id)
+        for _ in range(MAX_REDECISIONS):
+            decision = decide_vote(state, command, voter, await self._moment(state), self.limits)
+            if isinstance(decision, Reply):
+                return decision
+            try:
+                state = await self.ledger.append(state, decision)
+            except Superseded as lost:
+                state = lost.state
+                continue
+            await self._note_vote(state)
+            return vote_reply(state)
+        return unavailable("the action kept moving; ask again with the same key")
+
+    async def _moment(self, state: ActionState) -> Moment:
+        remit = await self.remits.find(state.last.data.remit_id) if state.last else None
+        return Moment(now=self.clock(), remit_expires_at=remit.expires_at if remit else None)
+
+    async def _note_vote(self, state: ActionState) -> None:
+        if isinstance(state.last, ActionApprovalRequested):
+            await self.store.next_round(state.last, state.last_seq)
+        else:
+            await self.store.close(state.action_id)
+
+    async def deny(self, command: DenyCommand, voter: Voter) -> Reply:
+        """Refuse the action, then block its like for the remit and session."""
+        state = await self.ledger.read(command.action_id)
+        for _ in range(MAX_REDECISIONS):
+            decision = decide_denial(state, command, voter)
+            if isinstance(decision, Reply) and decision.status != "ok":
+                return decision
+            if not isinstance(decision, Reply):
+                try:
+                    state = await self.ledger.append(state, decision)
+                except Superseded as lost:
+                    state = lost.state
+                    continue
+            await self._block(state, command, voter)
+            return Reply(status="ok", detail="denied; its like is blocked for this remit and session")
+        return unavailable("the action kept moving; ask again with the same key")
+
+    async def _block(self, state: ActionState, command: DenyCommand, voter: Voter) -> None:
+        """Follow the event, so that a lost race blocks nothing; a repeated command makes up for a crash."""
+        said = state.must(ActionEvaluated).data
+        block = Block(
+            remit_id=said.remit_id,
+            session=said.principal.agent.session,
+            block_class=block_class(said.action),
+            reason=command.reason or "denied before",
+            by=voter.person.human,
+            seconds=self.block_for_s,
+        )
+        await self.store.block(block)
+        await self.store.close(state.action_id)

@@ -1,0 +1,5 @@
+"""Runs audit."""
+
+from services.audit.app import build
+
+build().run()
