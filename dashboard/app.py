@@ -20,8 +20,8 @@ PAGES = (
 
 
 def _gate() -> None:
-    st.title("Remit")
-    with st.container(width=480):
+    with st.container(border=True, width=460, key="gate"):
+        st.title("Remit", anchor=False)
         if st.user.is_logged_in:
             st.markdown("Your sign-in has ended. Approvals need a fresh one.")
         else:
@@ -42,5 +42,5 @@ else:
         ],
         position="top",
     )
-    header(person)
+    header(page.title, person)
     page.run()

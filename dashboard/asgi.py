@@ -24,7 +24,7 @@ from remit import ids
 from streamlit.starlette import App
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from starlette.requests import Request
 
@@ -76,7 +76,7 @@ def build(settings: DashboardSettings) -> App:
         lifespan=partial(_lifespan, sender=sender, live=live, queries=queries),
         routes=[
             Route("/healthz", partial(_healthz, sender=sender, live=live)),
-            WebSocketRoute("/api/ws", LiveSocket(live, settings.origin)),
+            WebSocketRoute("/api/ws", LiveSocket(live, settings.origin).serve),
         ],
         middleware=[
             Middleware(SecurityHeaders, policy, https=https),
@@ -88,7 +88,7 @@ def build(settings: DashboardSettings) -> App:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(_app: App, *, sender: BusSender, live: LiveSignal, queries: Queries) -> AsyncIterator[dict[str, Any]]:
+async def _lifespan(_app: App, *, sender: BusSender, live: LiveSignal, queries: Queries) -> AsyncGenerator[dict[str, Any]]:
     connecting = asyncio.create_task(_connect(sender))
     listening = asyncio.create_task(live.run())
     try:
@@ -113,7 +113,7 @@ async def _connect(sender: BusSender) -> None:
             return
 
 
-async def _healthz(_request: Request, *, sender: BusSender, live: LiveSignal) -> JSONResponse:  # noqa: RUF029  (a route)
+async def _healthz(_request: Request, *, sender: BusSender, live: LiveSignal) -> JSONResponse:
     found = {"bus": sender.is_connected, "live": live.is_listening}
     return JSONResponse({"ok": all(found.values()), **found}, status_code=200 if all(found.values()) else 503)
 

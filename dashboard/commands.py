@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from pydantic import SecretStr
 
-    from dashboard.model.rows import QueueItem
+    from dashboard.model.rows import ActionRow
     from dashboard.model.viewer import Viewer
     from dashboard.settings import DashboardSettings
     from remit.commands import Command, RevokeKind
@@ -110,32 +110,32 @@ class BusSender:
         return reply
 
 
-async def _report(error: Exception) -> None:  # noqa: RUF029  (nats-py awaits its callbacks)
+async def _report(error: Exception) -> None:
     _log.warning("nats_error", error=type(error).__name__)
 
 
-def approve(item: QueueItem, viewer: Viewer, token: SecretStr) -> ApproveCommand:
+def approve(row: ActionRow, viewer: Viewer, token: SecretStr) -> ApproveCommand:
     """Return the approval of exactly what was shown; the same person and card always make the same key.
 
     A second click, a retry after no answer and a second tab therefore repeat one question instead of asking two.
     """
     return ApproveCommand(
         id_token=token,
-        idempotency_key=_key("approve", item, viewer),
-        action_id=item.action_id,
-        args_digest=item.args_digest,
-        version=item.version,
-        shown_digest=item.shown_digest,
+        idempotency_key=_key("approve", row, viewer),
+        action_id=row.action_id,
+        args_digest=row.args_digest,
+        version=row.round,
+        shown_digest=row.shown_digest,
     )
 
 
-def deny(item: QueueItem, viewer: Viewer, token: SecretStr, reason: str | None) -> DenyCommand:
+def deny(row: ActionRow, viewer: Viewer, token: SecretStr, reason: str | None) -> DenyCommand:
     """Return the refusal of one action; the reason goes back to the agent as data."""
     return DenyCommand(
         id_token=token,
-        idempotency_key=_key("deny", item, viewer),
-        action_id=item.action_id,
-        version=item.version,
+        idempotency_key=_key("deny", row, viewer),
+        action_id=row.action_id,
+        version=row.round,
         reason=reason,
     )
 
@@ -158,5 +158,5 @@ def revoke(kind: RevokeKind, target: str, reason: str, token: SecretStr, *, lift
     )
 
 
-def _key(decision: str, item: QueueItem, viewer: Viewer) -> str:
-    return ids.derive("dashboard", decision, item.action_id, str(item.version), item.args_digest, viewer.key).hex
+def _key(decision: str, row: ActionRow, viewer: Viewer) -> str:
+    return ids.derive("dashboard", decision, row.action_id, str(row.round), row.args_digest, viewer.key).hex

@@ -102,7 +102,7 @@ class LiveSocket:
         self._signal, self._origin = signal, origin
         self._open = 0
 
-    async def __call__(self, websocket: WebSocket) -> None:
+    async def serve(self, websocket: WebSocket) -> None:
         """Serve one browser tab until it leaves."""
         # The browser sends its cookies from anywhere, so only the origin tells our page from a foreign one.
         if websocket.headers.get("origin") != self._origin or self._open >= MAX_CONNECTIONS:

@@ -13,7 +13,7 @@ from dashboard.components.header import freshness, is_blind
 from dashboard.components.live import live_dot
 from dashboard.components.queue import show_queue
 from dashboard.components.reply import show_reply
-from dashboard.components.untrusted import span
+from dashboard.components.untrusted import span, untrusted
 from dashboard.model import words
 from dashboard.model.card import WAITING_STATES, CardState, may_approve, may_deny, state_of
 from dashboard.model.rows import ActionRow
@@ -69,7 +69,7 @@ def _follow(action_id: str | None) -> None:
 
 
 def _mark(row: ActionRow) -> tuple[str, int, str, bool]:
-    return row.action_id, row.version, str(state_of(row, person, now())), is_blind(backend.queries.cursor())
+    return row.action_id, row.round or 0, str(state_of(row, person, now())), is_blind(backend.queries.cursor())
 
 
 def card(action_id: str) -> None:
@@ -82,7 +82,7 @@ def card(action_id: str) -> None:
     state = state_of(row, person, now())
     remit = backend.queries.remit(row.remit_id)
     with st.container(border=True, key="card"):
-        show_card(row, state, remit, backend.queries.history(row), backend.queries.template(row.name))
+        show_card(row, state, remit, backend.queries.history(row), backend.queries.tool(row.name))
         _actions(row, state)
 
 
@@ -139,20 +139,20 @@ def _why_not(row: ActionRow, state: CardState) -> None:
         CardState.NOT_YOURS: f"Approving needs a member of {groups or 'a group you are not in'}.",
         CardState.OWN_TASK: f"Nobody approves what is done for themselves. A member of {groups or 'another group'} must.",
         CardState.VOTED: f"Your approval counts. One more member of {groups or 'the group'} must approve.",
-        CardState.UNINSPECTABLE: "The stored copy does not hash to what is asked for, so it cannot be approved from here.",
+        CardState.UNINSPECTABLE: "This copy does not hash to what is asked for, so it cannot be approved from here.",
     }
     if state in notes:
         st.markdown(notes[state])
 
 
 def _closed(row: ActionRow, state: CardState) -> None:
-    when = words.ago(row.decided_at or row.terminal_at, now())
+    when = words.ago(row.decided_at or row.last_event_at, now())
     by = f" by {span(words.short_human(row.approver))}" if row.approver else ""
-    said = f": {words.reason(row.decision_reason)}" if row.decision_reason else ""
-    st.markdown(f"**{words.reason(state).capitalize()}**{by}, {when}{said}.")
+    st.markdown(f"**{words.reason(state).capitalize()}**{by}, {when}.")
+    if row.detail:
+        st.text(untrusted(row.detail, 400))
 
 
-st.title("Approvals")
 # Only fragment reruns compare: within one full run the rail is drawn before the card it would compare with.
 st.session_state[SEEN] = None
 if requested := st.query_params.get("a"):

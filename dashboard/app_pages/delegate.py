@@ -97,13 +97,14 @@ def _grant_button(reply: object) -> None:
             st.markdown(f"Remit {span(granted.remit_id)}")
             st.button("New draft", key="new_draft", on_click=changed)
             return
+    if not person.is_delegator:
+        st.caption("Granting needs the role delegator, which your sign-in does not name.")
     blind = is_blind(backend.queries.cursor())
     st.button("Grant remit", key="grant", type="primary", on_click=grant, disabled=blind)
     if blind:
         st.caption("Grant is off while the read model is behind.")
 
 
-st.title("Delegate")
 if KEY not in st.session_state:
     changed()
 if TEXT not in st.session_state:

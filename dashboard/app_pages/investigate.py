@@ -6,16 +6,16 @@ import streamlit as st
 
 from dashboard import process, session
 from dashboard.components.custody import show_chain, show_checks, show_events
-from dashboard.components.fields import plain_field
+from dashboard.components.fields import field, plain_field, spans
 from dashboard.components.untrusted import span, untrusted
 from dashboard.model import search, words
 from dashboard.model.card import exact_call
 from dashboard.model.rows import ActionRow, FoundRow
-from remit.canonical import canonical
 
 session.must_viewer()
 backend = process.backend()
 SHOWN = "investigated"
+SHARES = (0.06, 0.13, 0.1, 0.23, 0.2, 0.16, 0.12)
 
 
 def show(action_id: str | None) -> None:
@@ -25,16 +25,16 @@ def show(action_id: str | None) -> None:
 
 def results(rows: list[FoundRow]) -> None:
     """Draw the actions found, each with its own button."""
-    for row in rows:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"found_{row.action_id}"):
-            st.button("Open", key=f"show_{row.action_id}", on_click=show, args=(row.action_id,), type="tertiary")
-            st.caption(f"{row.proposed_at:%d %b %H:%M:%S}", width=110)
-            st.badge(words.VERDICTS.get(row.verdict or "", "not evaluated"), color="gray", width=80)
-            ended = row.outcome or row.status
-            differs = "  DIFFERS" if row.match == "differs" else ""
-            people = f"{words.short_human(row.human)} → {words.short_agent(row.agent_id)}"
-            digest = words.short_digest(row.args_digest)
-            st.text(untrusted(f"{row.name}   {people}   {ended}{differs}   {digest}", 200))
+    with st.container(gap="xxsmall"):
+        for row in rows:
+            cells = st.columns(SHARES, gap="small", vertical_alignment="center", wrap=False)
+            cells[0].button("Open", key=f"show_{row.action_id}", on_click=show, args=(row.action_id,), type="tertiary")
+            cells[1].caption(f"{row.proposed_at:%d %b %H:%M:%S}")
+            cells[2].badge(words.VERDICTS.get(row.verdict or "", "not evaluated"), color="gray")
+            cells[3].text(untrusted(row.name, 48))
+            cells[4].text(untrusted(f"{words.short_human(row.human)} → {words.short_agent(row.agent_id)}", 48))
+            cells[5].text(untrusted(f"{row.result_status or 'open'}{'  DIFFERS' if row.match == 'differs' else ''}", 48))
+            cells[6].text(words.short_digest(row.args_digest))
 
 
 def one(row: ActionRow) -> None:
@@ -49,21 +49,21 @@ def one(row: ActionRow) -> None:
     show_checks(row)
     st.header("Timeline")
     show_events(backend.queries.events(row.action_id))
-    arguments, result = st.columns(2, gap="medium")
+    arguments, evidence = st.columns(2, gap="medium")
     with arguments:
         st.header("Exact call")
         st.code(untrusted(exact_call(row).text or "(no canonical form)", None), language=None, wrap_lines=True)
-    with result:
-        st.header("Result")
-        if row.result is None:
-            st.markdown("No result was recorded.")
-        else:
-            st.code(untrusted(canonical(row.result).decode(), 8_000), language=None, wrap_lines=True)
-        if row.redacted_paths:
-            plain_field("Redacted", ", ".join(row.redacted_paths))
+    with evidence:
+        st.header("Evidence")
+        for name, scopes in zip(("Requested", "Granted", "Used"), row.scopes, strict=True):
+            field(name, spans(scopes, none="no scopes"))
+        field("Result", f"digest {span(words.short_digest(row.result_digest), 20)}")
+        field("Redacted", spans(row.redacted_paths, none="nothing"))
+        field("Findings", spans(row.flags, none="none"))
+        if row.detail:
+            plain_field("Detail", row.detail)
 
 
-st.title("Investigate")
 typed = st.text_input(
     "Action, remit, agent, person, tool, digest or token id",
     key="q",

@@ -29,9 +29,9 @@ person = session.must_viewer()
 backend = process.backend()
 
 
-def stop(kind: RevokeKind) -> None:
-    """Engage one switch."""
-    target = "*" if kind == "global" else cast("str", st.session_state["target"]).strip()
+def stop(kind: RevokeKind, target: str | None = None) -> None:
+    """Engage one switch; without a target it is the typed one."""
+    target = target or ("*" if kind == "global" else cast("str", st.session_state["target"]).strip())
     if not target:
         return
     reason = st.session_state.get("stop_reason") or words.STOP_REASONS[0]
@@ -62,7 +62,7 @@ def engage() -> None:
 
 def engaged() -> None:
     """Draw the switches that are on."""
-    rows = [row for row in backend.queries.switches() if row.engaged_at is not None]
+    rows = backend.queries.switches()
     if not rows:
         st.markdown("Nothing is stopped.")
     for row in rows:
@@ -75,7 +75,6 @@ def engaged() -> None:
                 st.button("Lift", key=f"lift_{row.kind}_{row.target}", on_click=lift, args=(row,))
 
 
-st.title("Stop")
 if not person.is_operator:
     st.markdown("Operators stop anything; you can stop your own remits and actions. Approval checks each request.")
 engage()
@@ -85,4 +84,7 @@ st.header("Agents")
 for agent in backend.queries.agents():
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"agent_{agent.agent_id}"):
         st.badge("stopped" if agent.is_stopped else "running", color="red" if agent.is_stopped else "gray")
-        st.text(untrusted(f"{agent.agent_id}   {agent.model or ''}   {agent.open_remits} open remits", 200))
+        reach = "1 open remit" if agent.open_remits == 1 else f"{agent.open_remits} open remits"
+        st.text(untrusted(f"{agent.agent_id}   {agent.model or ''}   {reach}", 200), width="stretch")
+        if not agent.is_stopped:
+            st.button("Stop", key=f"stop_{agent.agent_id}", on_click=stop, args=("agent", agent.agent_id))

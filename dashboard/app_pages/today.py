@@ -18,7 +18,6 @@ BUCKETS = {"24 h": timedelta(minutes=30), "7 d": timedelta(hours=6), "30 d": tim
 session.must_viewer()
 backend = process.backend()
 
-st.title("Today")
 chosen = st.segmented_control("Range", list(RANGES), default="24 h", required=True, bind="query-params", key="range")
 stop = now()
 start = stop - RANGES[chosen]

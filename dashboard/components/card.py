@@ -23,7 +23,7 @@ from dashboard.model.card import (
 from remit.clock import now
 
 if TYPE_CHECKING:
-    from dashboard.model.rows import ActionRow, History, RemitRow
+    from dashboard.model.rows import ActionRow, History, RemitRow, ToolInfo
 
 STATES: dict[CardState, tuple[str, str]] = {
     CardState.WAITING: ("waiting for you", "blue"),
@@ -44,20 +44,25 @@ STATES: dict[CardState, tuple[str, str]] = {
 }
 
 
-def show_card(row: ActionRow, state: CardState, remit: RemitRow | None, history: History, template: str | None) -> None:
+def show_card(row: ActionRow, state: CardState, remit: RemitRow | None, history: History, tool: ToolInfo | None) -> None:
     """Draw the card down to the exact call; the actions below it are the page's."""
     _strip(row, state)
-    parts = (span(part.text) if part.is_value else part.text for part in sentence(row, template))
-    st.header("What will happen" if state in WAITING_STATES else "What was asked")
+    with st.container(gap="xsmall"):
+        _fields(row, state, remit, history, tool)
+    _exact(row)
+
+
+def _fields(row: ActionRow, state: CardState, remit: RemitRow | None, history: History, tool: ToolInfo | None) -> None:
+    parts = (span(part.text) if part.is_value else part.text for part in sentence(row, tool.summary if tool else None))
+    st.header("What will happen" if state in WAITING_STATES else "What was asked", anchor=False)
     st.markdown("".join(parts))
-    field("Effect", _effect(row))
+    field("Effect", _effect(row, tool))
     _changed(row, history)
     field("Asked", _asked(row))
     _for(row, remit)
     field("Permit", _permit(row))
     field("History", _history(history))
     _agent_says(row)
-    _exact(row)
 
 
 def _strip(row: ActionRow, state: CardState) -> None:
@@ -72,8 +77,9 @@ def _strip(row: ActionRow, state: CardState) -> None:
                 st.markdown(f"**{len(row.votes)} of {row.quorum}** approvals given")
 
 
-def _effect(row: ActionRow) -> str:
-    parts = [words.EFFECTS.get(row.effect, "effect not declared"), span(row.environment, 40)]
+def _effect(row: ActionRow, tool: ToolInfo | None) -> str:
+    undo = words.UNDO.get(tool.reversibility if tool else "", "whether it can be undone is not declared")
+    parts = [words.EFFECTS.get(row.effect, "effect not declared"), undo, f"in {span(row.environment, 40)}"]
     if row.resource_id is not None:
         parts.append(f"resource {span(row.resource_id)}")
     return " · ".join(parts)
@@ -134,10 +140,12 @@ def _agent_says(row: ActionRow) -> None:
 def _exact(row: ActionRow) -> None:
     call = exact_call(row)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption("Exact call")
-        st.markdown(f"sha256 {span(words.short_digest(call.digest or row.args_digest), 20)}")
-        if not call.is_whole:
-            st.badge("this copy is not what was asked for: do not approve by it", color="red")
+        st.caption("Exact call", width="content")
+        st.markdown(f"sha256 {span(words.short_digest(row.args_digest), 20)}", width="content")
+        if call.fidelity == "redacted":
+            st.badge("secrets taken out of this copy; the digest covers them", color="gray")
+        elif call.fidelity == "altered":
+            st.badge("this copy does not hash to the digest: do not approve by it", color="red")
     text = untrusted(call.text, None) if call.text else "(no canonical form)"
     st.code(text, language=None, wrap_lines=True, height=320 if call.is_long else "content", width="stretch")
     if call.is_long:

@@ -46,10 +46,13 @@ def show_events(events: list[EventRow]) -> None:
             "Time (UTC)": event.at.strftime("%H:%M:%S.%f")[:-3],
             "After": words.duration(event.at - previous) if previous else "",
             "Event": untrusted(event.type, 60),
-            "Signed by": untrusted(event.service or "–", 40),
+            "Signed by": untrusted(event.signed_by or "nobody", 40),
             "Person": untrusted(event.actor or "", 80),
-            "Digest": words.short_digest(event.digest),
-            "In chain": "yes" if event.folded else "kept as evidence only",
+            "Digest": event.digest[:12],
+            "In chain": "yes" if event.verify_status == "valid" else untrusted(f"no: {event.verify_status}", 40),
         })
         previous = event.at
-    st.dataframe(lines, hide_index=True, width="stretch")
+    if lines:
+        st.dataframe(lines, hide_index=True, width="stretch")
+    else:
+        st.markdown("The ledger holds no event of this action.")

@@ -1,4 +1,4 @@
-"""The line above every page: environment, how fresh the read model is, who is signed in."""
+"""The line above every page: its title, the environment, who is signed in; and how fresh the read model is."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def freshness(cursor: Cursor) -> str:
     return f"as of {words.clock(cursor.touched_at)} UTC"
 
 
-def header(person: Viewer) -> None:
-    """Draw who is signed in, as what, and where."""
-    with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center", gap="small"):
+def header(title: str, person: Viewer) -> None:
+    """Draw the page's title and, on the same line, where this is and who is signed in as what."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(title, width="stretch", anchor=False)
         roles = " · ".join(sorted(person.roles)) or "no roles"
-        st.text(untrusted(f"{process.backend().environment}   |   {person.name}   |   {roles}", 160))
+        st.text(untrusted(f"{process.backend().environment}  ·  {person.name}  ·  {roles}", 160))
         st.button("Sign out", key="sign_out", on_click=st.logout, type="tertiary")

@@ -23,7 +23,7 @@ def show_remits(person: Viewer, *, only_own: bool) -> None:
     """Draw the active remits of one person, or of everybody for operators."""
     rows = process.backend().queries.remits(person.key if only_own else None)
     if not rows:
-        st.markdown("No remit is active: agents can do nothing.")
+        st.markdown("You have no active remit." if only_own else "No remit is active: agents can do nothing.")
     for row in rows:
         _one(row)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from remit.canonical import canonical, digest
 from remit.errors import CanonicalError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_CHANGES = 4
 MAX_INLINE_ARGS = 8_192
 """Above this Approve stays disabled until all of it was opened (design, dashboard section 2)."""
+REDACTED = re.compile(r"redacted(?: \(\d+ chars\))?")
+"""What the projector writes in place of a secret."""
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 PLAIN = re.compile(r"^(?:[A-Za-z0-9 ,;:()'\-]|\.(?=\s|$))*$")
 """What a registry template may say around its values: nothing that markdown could turn into something else."""
@@ -60,7 +62,7 @@ def state_of(row: ActionRow, viewer: Viewer, now: datetime) -> CardState:
         return _OUTCOMES[row.outcome]
     if row.approval_status in _ENDS:
         return _ENDS[row.approval_status]
-    if row.status in {"refused", "revoked"}:
+    if row.has_ended:
         return CardState.REFUSED
     if row.approval_status == "requested":
         return _waiting(row, viewer, now)
@@ -79,7 +81,7 @@ def _waiting(row: ActionRow, viewer: Viewer, now: datetime) -> CardState:
         return CardState.VOTED
     if not viewer.is_in(row.approvers):
         return CardState.NOT_YOURS
-    return CardState.WAITING if exact_call(row).is_whole else CardState.UNINSPECTABLE
+    return CardState.UNINSPECTABLE if exact_call(row).fidelity == "altered" else CardState.WAITING
 
 
 def may_approve(state: CardState) -> bool:
@@ -94,31 +96,34 @@ def may_deny(state: CardState, row: ActionRow, viewer: Viewer) -> bool:
     return state in WAITING_STATES and viewer.is_in(row.approvers)
 
 
+Fidelity = Literal["whole", "redacted", "altered"]
+
+
 @dataclass(frozen=True, slots=True)
 class ExactCall:
-    """Field 9: the canonical bytes as text, and whether their digest is the one that approval is asked for."""
+    """Field 9: the canonical bytes as text, and how they relate to the digest that approval is asked for.
+
+    `whole` hashes to it; `redacted` cannot, because secrets were taken out of the copy; `altered` should and does not.
+    """
 
     text: str
-    digest: str | None
-    is_whole: bool
+    fidelity: Fidelity
 
     @property
     def is_long(self) -> bool:
-        """Whether it must be opened before it can be approved."""
+        """Whether it is more than fits on the card at once."""
         return len(self.text) > MAX_INLINE_ARGS
 
 
 def exact_call(row: ActionRow) -> ExactCall:
-    """Return the arguments as canonical JSON, checked against the digest that travels with the action.
-
-    A copy that does not hash to it (redacted, truncated or altered) is not what would run, and is marked so.
-    """
+    """Return the arguments as canonical JSON, checked against the digest that travels with the action."""
     try:
-        text = canonical(row.args).decode()
-        found = digest(row.args)
+        text, found = canonical(row.args).decode(), digest(row.args)
     except CanonicalError:
-        return ExactCall(text="", digest=None, is_whole=False)
-    return ExactCall(text=text, digest=found, is_whole=found == row.args_digest)
+        return ExactCall(text="", fidelity="altered")
+    if found == row.args_digest:
+        return ExactCall(text=text, fidelity="whole")
+    return ExactCall(text=text, fidelity="redacted" if REDACTED.search(text) else "altered")
 
 
 @dataclass(frozen=True, slots=True)

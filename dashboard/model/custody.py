@@ -45,8 +45,8 @@ class Check:
 
 def boxes(row: ActionRow, remit: RemitRow | None) -> tuple[Box, ...]:
     """Return the eight stations in order."""
-    return (_human(row, remit), _agent(row), _proposed(row), _policy(row), _approved(row), _token(row), _executed(row),
-            _result(row))
+    after = (_proposed(row), _policy(row), _approved(row), _token(row), _executed(row), _result(row))
+    return (_human(row, remit), _agent(row), *after)
 
 
 def _human(row: ActionRow, remit: RemitRow | None) -> Box:
@@ -63,7 +63,7 @@ def _agent(row: ActionRow) -> Box:
     return Box(
         title="Agent",
         value=words.short_agent(row.agent_id),
-        note=row.agent_model or "",
+        note=row.agent_version or "",
         at=None,
         state="done",
     )
@@ -91,7 +91,7 @@ def _approved(row: ActionRow) -> Box:
     if row.verdict == "allow":
         return Box(title="Approved", value="by rule", note="nobody was asked", at=row.decided_at, state="done")
     if row.approval_status is None:
-        return Box(title="Approved", value="–", note="never asked", at=None, state="missing")
+        return Box(title="Approved", value="–", note="nobody was asked", at=None, state=_ended(row))
     state: BoxState = {"approved": "done", "requested": "open"}.get(row.approval_status, "bad")  # type: ignore[assignment]  # a mapping of literals loses them
     who = ", ".join(words.short_human(vote.human) for vote in row.votes) or words.short_human(row.approver)
     note = "waiting" if row.approval_status == "requested" else row.approval_status
@@ -119,15 +119,17 @@ def _executed(row: ActionRow) -> Box:
 
 def _result(row: ActionRow) -> Box:
     if row.outcome is None:
-        note = f"refused: {words.reason(row.decision_reason)}" if row.status in {"refused", "revoked"} else "no outcome yet"
-        return Box(title="Result", value="–", note=note, at=row.terminal_at, state="bad" if row.terminal_at else "open")
+        if not row.has_ended:
+            return Box(title="Result", value="–", note="no outcome yet", at=None, state="open")
+        note = words.reason(row.refused_reason or row.reason)
+        return Box(title="Result", value=row.result_status or "ended", note=note, at=row.last_event_at, state="bad")
     note = {"match": "matches", "differs": "DIFFERS"}.get(row.match or "", "match not checked")
     good = row.outcome == "succeeded" and row.match != "differs"
     return Box(title="Result", value=row.outcome, note=note, at=row.executed_at, state="done" if good else "bad")
 
 
 def _ended(row: ActionRow) -> BoxState:
-    return "missing" if row.status in {"refused", "revoked"} or row.verdict == "deny" else "open"
+    return "missing" if row.has_ended else "open"
 
 
 def checks(row: ActionRow) -> tuple[Check, ...]:

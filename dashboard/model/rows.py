@@ -14,15 +14,14 @@ Json = Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueItem:
-    """One waiting approval in the rail; `others` counts waiting ones of the same shape."""
+    """One waiting approval in the rail."""
 
     action_id: str
-    version: int
+    round: int
     name: str
     risk: str
     agent_id: str
     human: str | None
-    approvers: tuple[str, ...]
     expires_at: datetime
 
 
@@ -36,10 +35,13 @@ class Vote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionRow:
-    """Everything known of one action; None means it has not happened, or was not recorded."""
+    """Everything known of one action; None means it has not happened, or was not recorded.
+
+    `round` is the approval request's, which a decision compares; `scopes` are requested, granted, used.
+    """
 
     action_id: str
-    version: int
+    round: int | None
     remit_id: str
     name: str
     risk: str
@@ -47,21 +49,21 @@ class ActionRow:
     environment: str
     resource_id: str | None
     agent_id: str
-    agent_model: str | None
+    agent_version: str | None
+    session: str | None
     human: str | None
     args: Json
     args_digest: str
     shown_digest: str | None
-    schema_digest: str | None
     rationale: str | None
     proposed_at: datetime
     verdict: str | None
     reason: str | None
+    detail: str | None
     rule_ids: tuple[str, ...]
     policy_version: str | None
     bundle_version: int | None
     unnamed_sinks: tuple[str, ...]
-    detail: str | None
     evaluated_at: datetime | None
     approval_status: str | None
     approvers: tuple[str, ...]
@@ -70,7 +72,7 @@ class ActionRow:
     expires_at: datetime | None
     approver: str | None
     decided_at: datetime | None
-    decision_reason: str | None
+    narrowed: bool
     grant_no: int | None
     jti: str | None
     tokenized_at: datetime | None
@@ -81,13 +83,19 @@ class ActionRow:
     effect_ok: bool | None
     outcome: str | None
     match: str | None
-    result: Json
-    error: str | None
+    result_digest: str | None
+    result_status: str | None
     redacted_paths: tuple[str, ...]
-    status: str
-    stage: str | None
-    terminal_at: datetime | None
-    latency_ms: dict[str, int]
+    scopes: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    terminal: str | None
+    refused_reason: str | None
+    last_event_at: datetime | None
+    flags: tuple[str, ...]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen under this action."""
+        return self.terminal is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +134,10 @@ class EventRow:
     seq: int
     at: datetime
     type: str
-    service: str | None
+    signed_by: str | None
     actor: str | None
-    digest: str | None
-    folded: bool
+    digest: str
+    verify_status: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +170,11 @@ class TodayRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchRow:
-    """One kill switch; engaged while `engaged_at` is set."""
+    """One engaged kill switch."""
 
     kind: str
     target: str
-    engaged_at: datetime | None
+    engaged_at: datetime
     reason: str | None
     by: str | None
 
@@ -220,8 +228,7 @@ class FoundRow:
     agent_id: str
     human: str | None
     verdict: str | None
-    status: str
-    outcome: str | None
+    result_status: str | None
     match: str | None
     args_digest: str
     proposed_at: datetime
@@ -236,3 +243,12 @@ class AgentRow:
     open_remits: int
     last_seen: datetime | None
     is_stopped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolInfo:
+    """What the registry, signed by an operator, says about an action; `summary` is the template of a card's sentence."""
+
+    summary: str | None
+    reversibility: str
+    owner: str

@@ -42,6 +42,5 @@ def parse(typed: str) -> Query:
 
 
 def like(text: str) -> str:
-    """Return a LIKE pattern that finds the text anywhere and lets none of its characters be a wildcard."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
+    """Return the text for a LIKE pattern, none of its characters being a wildcard."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

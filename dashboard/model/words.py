@@ -15,7 +15,12 @@ RISK_COLORS = {"T1": "gray", "T2": "blue", "T3": "orange", "T4": "red"}
 EFFECTS = {
     "read": "only reads",
     "write": "changes something",
-    "destructive": "destroys something, cannot be undone",
+    "destructive": "destroys something",
+}
+UNDO = {
+    "reversible": "can be undone",
+    "compensable": "can be made up for, not undone",
+    "irreversible": "**cannot be undone**",
 }
 DENY_REASONS = ("wrong target", "wrong amount or values", "not part of the task", "checked with the owner: no")
 STOP_REASONS = ("suspicious behaviour", "wrong delegation", "incident response", "maintenance")

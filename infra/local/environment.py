@@ -22,9 +22,10 @@ from infra.local.nats_server import NatsServer, server_config
 from infra.local.postgres_server import PostgresServer
 from infra.local.supervisor import ProcessSpec
 from infra.postgres.migrate import migrate
-from infra.postgres.roles import ROLES, create_roles
+from infra.postgres.roles import ROLES, apply_roles
 from infra.provision import provision
 from remit.pipeline import PIPELINE
+from remit.runtime.keys import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,7 +113,7 @@ class Environment:
         await self._provision()
         await migrate(self._admin_url)
         self._passwords = {role: self._password(role) for role in ROLES}
-        await create_roles(self._admin_url, self._passwords)
+        await apply_roles(self._admin_url, self._passwords)
 
     async def _provision(self) -> None:
         seed = key_ring.load_nats_seed(self.keys_dir, "provisioner")
@@ -126,7 +127,7 @@ class Environment:
         path = self.keys_dir / "postgres" / f"{role}.password"
         if not path.exists():
             secret_files.write(path, secrets.token_urlsafe(24))
-        return secret_files.read(path)
+        return read(path)
 
     @property
     def nats_url(self) -> str:

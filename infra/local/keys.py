@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from nacl.signing import SigningKey
 
-from infra.local import key_ring, secret_files, trust
+from infra.local import secret_files, trust
 from infra.nats import identity
 from infra.nats.permissions import PRINCIPALS, SYSTEM_USER
 from infra.nats.permissions import agent as agent_permissions
@@ -35,6 +35,7 @@ from remit.canonical import b64url
 from remit.clock import now
 from remit.errors import ConfigurationError
 from remit.pipeline import PIPELINE
+from remit.runtime.keys import load_checkpoint, load_executor, load_seeded, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +101,7 @@ def distrust(directory: Path, kid: str) -> None:
     rows = [row for row in document["keys"] if row["kid"] == kid]
     if not rows:
         raise ConfigurationError(f"kid {kid!r} is not in the key file")
-    if secret_files.read_json(directory / rows[0]["service"] / "event.json")["kid"] == kid:
+    if read_json(directory / rows[0]["service"] / "event.json")["kid"] == kid:
         raise ConfigurationError(f"kid {kid!r} still signs; rotate {rows[0]['service']} first")
     document["keys"] = [row for row in document["keys"] if row["kid"] != kid]
     trust.sign(directory, document)
@@ -166,10 +167,10 @@ def _trust_document(directory: Path, environment: str) -> dict[str, Any]:
         )
     rows = {row["kid"]: {**row, "types": trust.event_types(row["service"])} for row in old["keys"]}
     for service in SERVICES:
-        kid, key = key_ring.load_event_key(directory, service)
+        kid, key = load_seeded(directory / service / "event.json")
         rows[kid] = _trust_row(service, kid, key)
-    checkpoint_kid, checkpoint = key_ring.load_checkpoint(directory)
-    executor = key_ring.load_executor(directory)
+    checkpoint_kid, checkpoint = load_checkpoint(directory)
+    executor = load_executor(directory)
     return {
         "environment": environment,
         "keys": [rows[kid] for kid in sorted(rows)],

@@ -21,6 +21,7 @@ from infra.local import child, postgres_identity, secret_files
 from infra.local.postgres_identity import NOGROUP, REMEDY, Identity, bin_dir
 from remit.clock import monotonic
 from remit.errors import ConfigurationError
+from remit.runtime.keys import read
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -72,7 +73,7 @@ class PostgresServer:
 
     def url(self, database: str = "postgres") -> str:
         """Return the superuser's URL of a database; it holds the password, so it is never logged."""
-        password = secret_files.read(self._password_file)
+        password = read(self._password_file)
         return f"postgresql://{SUPERUSER}:{password}@{child.LOOPBACK}:{self.port}/{database}"
 
     async def start(self) -> Self:
@@ -225,7 +226,7 @@ class PostgresServer:
         return False
 
     async def _answers(self, port: int) -> bool:
-        password = secret_files.read(self._password_file)
+        password = read(self._password_file)
         try:
             connection = await asyncpg.connect(
                 host=child.LOOPBACK,

@@ -36,21 +36,3 @@ def write(path: Path, text: str) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write one JSON object."""
     write(path, json.dumps(value, indent=2) + "\n")
-
-
-def read(path: Path) -> str:
-    """Return a file's text without the final newline.
-
-    Raises:
-        FileNotFoundError: names the file and how it is made.
-
-    """
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; make the keys with `python -m infra.local.keys`") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return one JSON object."""
-    return json.loads(read(path))

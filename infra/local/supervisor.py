@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
@@ -31,6 +32,7 @@ HEALTHY_AFTER_S = 10.0
 """A process that lived so long failed for a new reason: the pause starts small again."""
 GRACE_S = 10.0
 READY_POLL_S = 0.1
+OTHER_PORT = re.compile(r"\{port:([a-z0-9-]+)\}")
 NOT_STARTED = 127
 """Exit code shells report for a command that could not be executed."""
 
@@ -39,7 +41,8 @@ NOT_STARTED = 127
 class ProcessSpec:
     """One program to keep alive.
 
-    `{port}` and `{name}` in `argv`, in values of `env` and in `ready_url` become the instance's own free port and its name.
+    `{port}` and `{name}` in `argv`, in values of `env` and in `ready_url` become the instance's own free port and its name;
+    `{port:other}` becomes the port of the first instance of another spec.
     The child gets the supervisor's environment, then `env`, and `REMIT_REPLICA` unless `env` names it.
     """
 
@@ -50,11 +53,12 @@ class ProcessSpec:
     log_path: Path
     ready_url: str | None = None
 
-    def instance(self, name: str, port: int) -> ProcessSpec:
+    def instance(self, name: str, port: int, port_of: Callable[[str], int]) -> ProcessSpec:
         """Return the spec of one replica; its log lies beside the original's, under its own name."""
 
         def fill(text: str) -> str:
-            return text.replace("{port}", str(port)).replace("{name}", name)
+            own = text.replace("{port}", str(port)).replace("{name}", name)
+            return OTHER_PORT.sub(lambda found: str(port_of(found[1])), own)
 
         env = {"REMIT_REPLICA": name, **{key: fill(value) for key, value in self.env.items()}}
         return replace(
@@ -110,6 +114,7 @@ class Supervisor:
         self._scale = dict(scale or {})
         self._say = say
         self._instances: dict[str, _Instance] = {}
+        self._ports: dict[str, int] = {}
         if len(self._specs) != len(listed):
             raise ConfigurationError("two processes share a name; names must differ")
         unknown = sorted(set(self._scale) - set(self._specs))
@@ -213,11 +218,19 @@ class Supervisor:
         return [self._instances[n] for n in numbered if n in self._instances]
 
     def _launch(self, spec_name: str, name: str) -> None:
-        port = free_port()
-        instance = _Instance(spec=self._specs[spec_name].instance(name, port), port=port)
+        port = self._port(name)
+        instance = _Instance(spec=self._specs[spec_name].instance(name, port, self._first_port), port=port)
         make_private(instance.spec.log_path.parent)
         self._instances[name] = instance
         instance.task = asyncio.create_task(self._keep_alive(instance), name=f"supervise {name}")
+
+    def _port(self, name: str) -> int:
+        return self._ports.setdefault(name, free_port())
+
+    def _first_port(self, spec_name: str) -> int:
+        if spec_name not in self._specs:
+            raise ConfigurationError(f"a process wants the port of {spec_name}, which is not one of the programs")
+        return self._port(f"{spec_name}-1" if spec_name in self._scale else spec_name)
 
     async def _keep_alive(self, instance: _Instance) -> None:
         pause = BACKOFF_MIN_S

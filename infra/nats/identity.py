@@ -12,6 +12,8 @@ import struct
 
 from nacl.signing import SigningKey
 
+from remit.nkey import signing_key
+
 PREFIX_SEED = 18 << 3
 PREFIX_USER = 20 << 3
 PUBLIC_KEY = re.compile(r"^U[A-Z2-7]{55}$")
@@ -27,25 +29,6 @@ def new_seed() -> str:
     """Return a fresh user seed (`SU…`)."""
     header = bytes([PREFIX_SEED | PREFIX_USER >> 5, (PREFIX_USER & 31) << 3])
     return _checked(header + bytes(SigningKey.generate()))
-
-
-def signing_key(seed: str) -> SigningKey:
-    """Return the Ed25519 key inside a user seed.
-
-    Raises:
-        ValueError: the text is not a user seed; it is never quoted.
-
-    """
-    try:
-        raw = base64.b32decode(seed.strip() + "=" * (-len(seed.strip()) % 8))
-    except binascii.Error:
-        raise ValueError("not an nkey seed: not base32") from None
-    payload, checksum = raw[:-2], raw[-2:]
-    if len(payload) != 34 or struct.pack("<H", binascii.crc_hqx(payload, 0)) != checksum:
-        raise ValueError("not an nkey seed: wrong length or checksum")
-    if payload[:2] != bytes([PREFIX_SEED | PREFIX_USER >> 5, (PREFIX_USER & 31) << 3]):
-        raise ValueError("not the seed of a user")
-    return SigningKey(payload[2:])
 
 
 def public_key(seed: str) -> str:

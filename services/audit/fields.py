@@ -44,6 +44,14 @@ def stamp(value: datetime | None) -> str | None:
     return None if value is None else value.isoformat()
 
 
+def instant(value: datetime) -> datetime | None:
+    """Return a time in UTC, or None when its offset takes it out of the calendar, which no client library can send."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        return None
+
+
 def numeric_date(value: int) -> str | None:
     """Return a token's NumericDate (RFC 7519 section 2) as a time, or None when it is no date at all."""
     try:

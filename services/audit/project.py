@@ -27,11 +27,12 @@ from remit.reasons import Outcome, Reason, Stage
 from services.audit.fields import clean, clean_or_none, milliseconds, numeric_date, person, small, stamp, texts
 from services.audit.redact import redact_arguments, redact_text
 from services.audit.shapes import call_shape
-from services.audit.tracking import Row, Tracked
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime
+
+    from services.audit.tracking import Row, Tracked
 
 DWELL_MS = {1: 700, 2: 1_000, 3: 3_000, 4: 8_000}
 """Least time a reviewer looks at a card, by tier (design, dashboard section 2)."""

@@ -40,7 +40,8 @@ TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 """W3C Trace Context, version 00; anything else from an agent is dropped."""
 STRANGER = "?"
 """Evidence budget shared by all senders that the registry does not know."""
-STRANGER_RATE = 60
+EVIDENCE_PER_MINUTE = 60
+"""Refusals of one agent that become dead letters; a hostile agent would otherwise fill the stream that all services share."""
 REGISTRY_MOVED = frozenset({Reason.UNKNOWN_TOOL, Reason.UNKNOWN_ACTION, Reason.SCHEMA_VIOLATION})
 """Refusals that an action accepted under an earlier bundle could meet when its proposal is repeated."""
 
@@ -63,20 +64,19 @@ class IntakeHandlers:
 
     async def on_proposal(self, inbound: Inbound) -> None:
         """Turn one agent's message into an action, or tell the agent why not."""
-        catalogue = self.catalogue()
         submission = Submission(
             agent=inbound.subject.removeprefix(PROPOSE_ROOT),
             body=inbound.body,
             signature=inbound.headers.get(SIGNATURE_HEADER),
         )
         self.crash("a")
-        decided = admit(submission, catalogue, tenant=self.tenant)
+        decided = admit(submission, self.catalogue(), tenant=self.tenant)
         if isinstance(decided, Admitted):
             decided = self._within_quota(submission, decided, inbound) or decided
         if isinstance(decided, Admitted):
             await self._accept(inbound, submission, decided)
         elif not await self._already_an_action(submission, decided):
-            await self._refuse(inbound, submission, decided, catalogue)
+            await self._refuse(inbound, submission, decided)
 
     async def on_event(self, recorded: Recorded) -> None:
         """Tell the agent what became of its action; best effort, `status` has the truth."""
@@ -110,7 +110,7 @@ class IntakeHandlers:
             told = notice_for(state, proposal_digest=digest_bytes(submission.body))
             await self._tell(submission.agent, state.action_id, told)
         else:
-            await self._refuse(inbound, submission, conflict(state.action_id), self.catalogue())
+            await self._refuse(inbound, submission, conflict(state.action_id))
 
     async def _append_proposed(self, admitted: Admitted, traceparent: str | None) -> ActionState:
         trace = traceparent if traceparent and TRACEPARENT.fullmatch(traceparent) else None
@@ -137,13 +137,9 @@ class IntakeHandlers:
         await self._tell(submission.agent, state.action_id, told)
         return True
 
-    async def _refuse(self, inbound: Inbound, submission: Submission, rejected: Rejected, catalogue: Catalogue) -> None:
-        agent = catalogue.agents.get(submission.agent)
-        name, rate = (
-            (STRANGER, STRANGER_RATE) if agent is None else (submission.agent, agent.entry.proposals_per_minute)
-        )
-        if self.evidence.take(name, rate, self.monotonic()):
-            # The dead-letter stream is shared and never purged: a flood of junk is counted, not stored.
+    async def _refuse(self, inbound: Inbound, submission: Submission, rejected: Rejected) -> None:
+        name = STRANGER if rejected.reason is Reason.UNKNOWN_AGENT else submission.agent
+        if self.evidence.take(name, EVIDENCE_PER_MINUTE, self.monotonic()):
             self.alarm("refusal_evidence_left_out")
         else:
             await self.dead_letter(inbound, code=rejected.reason, detail=rejected.detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from remit.errors import PermanentError
 from remit.evaluation import Facts, evaluate, read_proposal
 from remit.events import ActionEvaluated, ActionProposed
 from remit.ids import ACTION_ID
@@ -67,10 +68,11 @@ class PolicyHandlers:
         if not ACTION_ID.fullmatch(action_id):
             return
         state = await self.ledger.read(action_id)
-        draft = await self.on_action_proposed(state)
-        if draft is None:
-            return
         try:
-            await self.ledger.append(state, draft)
+            draft = await self.on_action_proposed(state)
+            if draft is not None:
+                await self.ledger.append(state, draft)
+        except PermanentError:
+            return  # Its own delivery ends it and keeps the evidence.
         except Superseded:
             return  # Somebody evaluated meanwhile, which is all a redrive is for.

@@ -7,7 +7,6 @@ from functools import partial
 from remit.clock import now
 from remit.events import ActionApproved, ActionRefused, ActionTokenized
 from remit.runtime.service import Service
-
 from services.tokens.handlers import TokensHandlers
 from services.tokens.key_file import KeyFile
 from services.tokens.metadata import routes

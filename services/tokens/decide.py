@@ -186,10 +186,8 @@ def _not_permitted(evaluation: Evaluation, approved: Approved, said: Evaluated) 
 
 def _expiry(approved: Approved, document: RemitDocument, evaluation: Evaluation, world: World) -> int:
     """Return the least of every bound, in whole seconds rounded down (design, standards section 2.1)."""
-    bounds = [approved.approved_until, document.expires_at]
-    if evaluation.grant_no is not None:
-        until = document.grants[evaluation.grant_no - 1].expires_at
-        bounds += [] if until is None else [until]
+    covering = [grant.expires_at for n, grant in enumerate(document.grants, 1) if n == evaluation.grant_no]
+    bounds = [approved.approved_until, document.expires_at, *(until for until in covering if until is not None)]
     return min(int(world.now.timestamp()) + world.lifetime_s, *(int(bound.timestamp()) for bound in bounds))
 
 

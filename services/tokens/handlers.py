@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from remit.errors import PermanentError
 from remit.evaluation import read_proposal
 from remit.events import ActionProposed, ActionRefused, ActionTokenized
 from remit.ids import ACTION_ID
 from remit.runtime.ledger import Draft, Ledger, Superseded
-
 from services.tokens.decide import Mint, Nothing, Refuse, World, decide, next_attempt
 from services.tokens.minting import Minter, refused
 
@@ -61,10 +61,11 @@ class TokensHandlers:
         if not ACTION_ID.fullmatch(action_id):
             return
         state = await self.ledger.read(action_id)
-        draft = await self.on_action_approved(state)
-        if draft is None:
-            return
         try:
-            await self.ledger.append(state, draft)
+            draft = await self.on_action_approved(state)
+            if draft is not None:
+                await self.ledger.append(state, draft)
+        except PermanentError:
+            return  # Its own delivery ends it and keeps the evidence.
         except Superseded:
             return  # The action moved meanwhile, which is all a redrive is for.

@@ -11,7 +11,6 @@ import structlog
 
 from remit.errors import ConfigurationError
 from remit.runtime.keys import read_json
-
 from services.tokens.signing import KeyRing
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from nacl.public import PublicKey, SealedBox
 from remit.canonical import b64url, canonical, digest_bytes
 from remit.events import ActionApproved, Refused, Tokenized
 from remit.reasons import Stage
-
 from services.tokens.decide import Mint, Refuse, claims_for
 
 if TYPE_CHECKING:

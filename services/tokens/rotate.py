@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from remit.clock import now
 from remit.runtime.keys import read_json
-
 from services.tokens.key_file import NAME, replace
 from services.tokens.settings import TokensSettings
 from services.tokens.signing import rotated

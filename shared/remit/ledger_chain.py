@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nacl.exceptions import BadSignatureError
 
 from remit.canonical import b64url, b64url_decode, canonical, strict_loads
-from remit.envelope import Recorded, Signed, verify
+from remit.envelope import KID_HEADER, SIGNATURE_HEADER, Recorded, Signed, verify
 from remit.errors import CanonicalError, EnvelopeError
 from remit.fold import ActionState, RemitState, fold_remit, junk, step
 from remit.ids import ACTION_ID, REMIT_ID
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HASH_BYTES = 32
 VALID = "valid"
 """`verify_status` of a folded event; every other value says why it was kept as evidence only."""
+MAX_KID = 200
 MAX_EVENT_ID = 64
 """A uuid has 36 characters; anything longer is no id of ours, and would not fit an index."""
 CHECKPOINT_DOMAIN = b"remit.checkpoint.v1\x00"
@@ -86,6 +87,25 @@ class Evidence:
     def record(self) -> bytes:
         """Its digest as a link of the chain."""
         return record_digest(self.subject, self.kid, self.signature, self.body)
+
+
+def evidence_from(seq: int, subject: str, body: bytes, headers: Mapping[str, str]) -> Evidence:
+    """Take a stored message as the ledger keeps it; Postgres text holds no NUL, so neither may what is chained."""
+    kid, signature = headers.get(KID_HEADER), headers.get(SIGNATURE_HEADER)
+    return Evidence(
+        seq=seq,
+        subject=subject.replace("\x00", "\ufffd"),
+        body=body,
+        kid=kid if kid and len(kid) <= MAX_KID and "\x00" not in kid else None,
+        signature=_decoded(signature),
+    )
+
+
+def _decoded(signature: str | None) -> bytes | None:
+    try:
+        return b64url_decode(signature) if signature else None
+    except (CanonicalError, UnicodeEncodeError):
+        return None
 
 
 def believe(evidence: Evidence, trust: Mapping[str, TrustedKey]) -> Recorded:

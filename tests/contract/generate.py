@@ -57,7 +57,7 @@ def services_readme() -> str:
     lines = [
         "# The six services",
         "",
-        "Generated from `shared/remit/pipeline.py` by `make contract`; a test compares it. Start one with `python -m services.<name>`.",
+        "Generated from `shared/remit/pipeline.py` by `make contract`; a test compares it. Start: `python -m services.<name>`.",
         "Each folder has the same files: `app.py` composes, `handlers.py` loads and answers, `decide.py` decides (pure).",
         "",
         "| service | consumes | answers | publishes | owns | holds | when it is down |",

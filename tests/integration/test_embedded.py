@@ -34,6 +34,7 @@ from infra.nats.config import TlsFiles, render
 from infra.provision import ProvisionSettings, connect, provision
 from remit.clock import now
 from remit.errors import ConfigurationError
+from remit.runtime.keys import load_executor, load_service_keys, load_token_keys
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -247,16 +248,16 @@ async def test_keys_are_private_kept_and_completed(tmp_path: Path) -> None:
 
 async def test_a_rotated_key_signs_and_the_old_one_stays_trusted_until_distrusted(tmp_path: Path) -> None:
     keys.generate(tmp_path, "test")
-    old = key_ring.load_service(tmp_path, "policy").signer
+    old = load_service_keys(tmp_path, "policy").signer
     kid = keys.rotate(tmp_path, "policy")
-    signer, trusted = key_ring.load_service(tmp_path, "policy").signer, trust.load(tmp_path).keys
+    signer, trusted = load_service_keys(tmp_path, "policy").signer, trust.load_trust(tmp_path).keys
     assert (signer.kid, trusted[kid].key) == (kid, signer.key.verify_key)
     assert trusted[old.kid].key == old.key.verify_key
     assert trusted[kid].types == {"action.evaluated"}
     with pytest.raises(ConfigurationError, match="rotate policy first"):
         keys.distrust(tmp_path, kid)
     keys.distrust(tmp_path, old.kid)
-    assert old.kid not in trust.load(tmp_path).keys
+    assert old.kid not in trust.load_trust(tmp_path).keys
 
 
 async def test_a_key_file_that_the_root_did_not_sign_is_refused(tmp_path: Path) -> None:
@@ -264,14 +265,14 @@ async def test_a_key_file_that_the_root_did_not_sign_is_refused(tmp_path: Path) 
     path = tmp_path / trust.TRUST_FILE
     path.write_text(path.read_text().replace('"action.evaluated"', '"action.approved"'))
     with pytest.raises(ConfigurationError, match="valid signature"):
-        trust.load(tmp_path)
+        trust.load_trust(tmp_path)
 
 
 async def test_no_loaded_secret_shows_in_a_repr(keys_dir: Path) -> None:
     loaded = (
-        key_ring.load_service(keys_dir, "policy"),
-        key_ring.load_executor(keys_dir),
-        key_ring.load_token_keys(keys_dir),
+        load_service_keys(keys_dir, "policy"),
+        load_executor(keys_dir),
+        load_token_keys(keys_dir),
     )
     shown = repr(loaded)
     assert key_ring.load_nats_seed(keys_dir, "policy") not in shown

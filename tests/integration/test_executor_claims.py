@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+
 from remit.errors import TransientError
 from remit.reasons import Outcome, Reason
-
 from services.executor.claims import CLAIMED, EVIDENCE_STALE, EXISTS, ClaimStore, Refusal
 from services.executor.results import Answer, Call, executed
 from tests.support import execution as x
@@ -119,9 +119,7 @@ async def test_an_expired_token_is_refused_by_the_database_clock(
     assert await state_of(pool, order.action_id) == ("refused", Reason.TOKEN_EXPIRED)
 
 
-async def test_a_token_of_another_action_is_a_replay(
-    pool: asyncpg.Pool[asyncpg.Record], store: ClaimStore
-) -> None:
+async def test_a_token_of_another_action_is_a_replay(pool: asyncpg.Pool[asyncpg.Record], store: ClaimStore) -> None:
     first = x.order_of(key="first")
     stolen = x.order_of(key="second", jti=first.jti)
     assert await store.claim(first, "clm-1") == CLAIMED
@@ -130,7 +128,9 @@ async def test_a_token_of_another_action_is_a_replay(
     assert await used(pool) == [1, 1]
 
 
-@pytest.mark.parametrize("statement", ["DELETE FROM control.heartbeat", "UPDATE control.heartbeat SET at = now() - interval '61 s'"])
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM control.heartbeat", "UPDATE control.heartbeat SET at = now() - interval '61 s'"]
+)
 async def test_without_fresh_evidence_nothing_is_stored(
     pool: asyncpg.Pool[asyncpg.Record], store: ClaimStore, statement: str
 ) -> None:
@@ -158,44 +158,50 @@ async def test_a_budget_is_never_overspent(pool: asyncpg.Pool[asyncpg.Record], s
     assert await used(pool) == [7, 7]
 
 
-async def test_no_claim_commits_after_a_revoke_returned(
-    pool: asyncpg.Pool[asyncpg.Record], store: ClaimStore
-) -> None:
-    """1,000 claims race with stops of all five kinds, engaged and lifted in turn; nobody deadlocks."""
-    stopped = asyncio.Event()
-    late: list[str] = []
+class Switchboard:
+    """Engages and lifts stop rows of all five kinds in turn; `in_force` numbers the stop whose statement has returned."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self.pool = pool
+        self.count = 0
+        self.in_force: int | None = None
+
+    async def turn(self, kind: str) -> None:
+        self.count += 1
+        await self.pool.execute("UPDATE control.stop SET engaged_at = clock_timestamp() WHERE kind = $1", kind)
+        self.in_force = self.count
+        await asyncio.sleep(0.005)
+        self.in_force = None
+        await self.pool.execute("UPDATE control.stop SET engaged_at = NULL WHERE kind = $1", kind)
+        await asyncio.sleep(0.005)
+
+    async def run_beside(self, work: asyncio.Future[Any]) -> None:
+        async with asyncio.timeout(60):
+            while not work.done():
+                for kind in ("global", "human", "agent", "tool", "remit"):
+                    await self.turn(kind)
+
+
+async def test_no_claim_commits_after_a_revoke_returned(pool: asyncpg.Pool[asyncpg.Record], store: ClaimStore) -> None:
+    """1,000 claims race with stops; nobody deadlocks, and a claim that began under a stop in force never passes."""
+    switches, late = Switchboard(pool), []
 
     async def claims(worker: int) -> Counter[str]:
         answers: Counter[str] = Counter()
         for n in range(63):
-            was_stopped = stopped.is_set()
+            before = switches.in_force
             answer = await store.claim(x.order_of(key=f"{worker}-{n}"), f"clm-{worker}-{n}")
             answers[answer] += 1
-            if was_stopped and stopped.is_set() and answer == CLAIMED:
-                late.append(f"{worker}-{n}")
+            if before is not None and before == switches.in_force and answer == CLAIMED:
+                late.append(n)
         return answers
 
-    async def revokes() -> int:
-        count = 0
-        async with asyncio.timeout(60):
-            while not done.done():
-                for kind in ("global", "human", "agent", "tool", "remit"):
-                    await pool.execute("UPDATE control.stop SET engaged_at = clock_timestamp() WHERE kind = $1", kind)
-                    stopped.set()
-                    await asyncio.sleep(0.005)
-                    stopped.clear()
-                    await pool.execute("UPDATE control.stop SET engaged_at = NULL WHERE kind = $1", kind)
-                    await asyncio.sleep(0.005)
-                    count += 1
-        return count
-
-    done = asyncio.gather(*(claims(worker) for worker in range(16)))
-    revoked, counted = await asyncio.gather(revokes(), done)
+    work = asyncio.gather(*(claims(worker) for worker in range(16)))
+    _, counted = await asyncio.gather(switches.run_beside(work), work)
     total = sum(counted, Counter[str]())
     assert total.total() == 1008
     assert set(total) <= {CLAIMED, Reason.STOPPED, Reason.REMIT_REVOKED}
-    assert total[CLAIMED] > 0
-    assert revoked > 0
+    assert 0 < total[CLAIMED] < 1008
     assert late == []
     assert await used(pool) == [total[CLAIMED], total[CLAIMED]]
 
@@ -268,9 +274,7 @@ async def test_an_interrupted_claim_is_leased_to_one_sweeper(
     assert sorted(len(rows) for rows in found) == [0, 0, 0, 0, 1]
 
 
-async def test_an_interrupted_claim_is_taken_over_once(
-    pool: asyncpg.Pool[asyncpg.Record], store: ClaimStore
-) -> None:
+async def test_an_interrupted_claim_is_taken_over_once(pool: asyncpg.Pool[asyncpg.Record], store: ClaimStore) -> None:
     await store.claim(x.order_of(), "clm-1")
     await interrupt(pool)
     [row] = await store.lease_interrupted(5)

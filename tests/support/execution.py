@@ -12,7 +12,6 @@ from remit.evaluation import CompiledAction, CompiledBundle
 from remit.events import ActionRef, Principal, ToolIdentity
 from remit.fold import ActionState
 from remit.ids import action_id, jti
-
 from services.executor.decide import Order
 from tests.support import factories as f
 
@@ -55,9 +54,7 @@ def tool_entry(actions: dict[str, dict[str, Any]] | None = None, **more: Any) ->
 
 def bundle_of(*tools: ToolEntry) -> CompiledBundle:
     """Compile a registry."""
-    content = BundleContent(
-        tools={tool.tool: tool for tool in tools}, agents={}, policies={}
-    )
+    content = BundleContent(tools={tool.tool: tool for tool in tools}, agents={}, policies={})
     return CompiledBundle.compile(content, version=1)
 
 
@@ -118,7 +115,9 @@ def approved_state(action: CompiledAction, arguments: dict[str, Any], key: str, 
         "tool": action.tool.tool, "action": action.name, "arguments": arguments, "idempotency_key": key
     }  # fmt: skip
     events = {
-        "proposed": f.PROPOSED.model_copy(update=common | {"proposal": canonical(proposal).decode(), "idempotency_key": key}),
+        "proposed": f.PROPOSED.model_copy(
+            update=common | {"proposal": canonical(proposal).decode(), "idempotency_key": key}
+        ),
         "evaluated": f.EVALUATED.model_copy(update=common),
         "approval_requested": f.REQUESTED.model_copy(update=common),
         "approved": f.APPROVED.model_copy(
@@ -132,7 +131,7 @@ def approved_state(action: CompiledAction, arguments: dict[str, Any], key: str, 
 
 
 def tokenized_state(
-    action: CompiledAction, *, key: str = "k", arguments: dict[str, Any] | None = None, **tokenized: Any
+    action: CompiledAction, /, *, key: str = "k", arguments: dict[str, Any] | None = None, **tokenized: Any
 ) -> ActionState:
     """Return the same with a token, whose sealed form is a placeholder unless given."""
     sent = {"text": "hello"} if arguments is None else arguments

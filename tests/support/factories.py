@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from nacl.signing import SigningKey
+
 from remit.canonical import b64url, canonical, digest
 from remit.envelope import Recorded, Signer, TrustedKey, event_type_key, seal, source_of
 from remit.events import (

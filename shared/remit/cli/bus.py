@@ -32,6 +32,8 @@ async def _request(settings: CliSettings, command: Command) -> Reply:
         tls=settings.tls(),
         tls_handshake_first=settings.tls() is not None,
         allow_reconnect=False,
+        max_reconnect_attempts=1,  # otherwise an unreachable server is tried for ever
+        reconnect_time_wait=0,
         connect_timeout=int(CONNECT_TIMEOUT_S),
         error_cb=_silent,
     )

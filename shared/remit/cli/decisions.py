@@ -20,7 +20,7 @@ ActionId = Annotated[str, typer.Argument(help="Action id, 32 hexadecimal digits.
 
 @reports_errors
 def pending(*, as_json: Json = False) -> None:
-    """List what waits for an approval, oldest first; reads the read model named by DATABASE_URL."""
+    """List what waits for an approval, the next to expire first; reads the read model named by DATABASE_URL."""
     rows = read_model.pending(CliSettings())
     if as_json:
         print_json({"pending": rows})
@@ -51,23 +51,24 @@ def approve(  # noqa: PLR0913  (the options of one command)
     With DATABASE_URL the call is shown and you are asked; without it, give the --args-digest of what you saw elsewhere.
     Nobody approves what is done for themselves, and a quorum needs different people.
     """
+    fields: dict[str, Any] = {"args_digest": args_digest, "shown_digest": shown_digest}
     if args_digest is None:
-        args_digest, shown_digest = _look(action_id, as_json=as_json)
-    fields: dict[str, Any] = {"action_id": action_id, "args_digest": args_digest, "shown_digest": shown_digest}
+        fields = _look(action_id, as_json=as_json)
+    fields["action_id"] = action_id
     if narrow is None:
         ask(ApproveCommand, key=key, as_json=as_json, **fields)
     else:
         ask(NarrowCommand, key=key, as_json=as_json, narrowing=_schema(narrow), **fields)
 
 
-def _look(action_id: str, *, as_json: bool) -> tuple[str, str | None]:
-    """Show the call and ask; nobody approves unseen."""
+def _look(action_id: str, *, as_json: bool) -> dict[str, Any]:
+    """Show the call, ask, and return what binds the approval to what was shown; nobody approves unseen."""
     if as_json:
         raise CliError("--json does not ask; give the --args-digest of what you looked at")
     row = read_model.one(CliSettings(), action_id)
     console().print_json(json.dumps(row))
     typer.confirm("Approve exactly this?", abort=True)
-    return str(row["args_digest"]), cast("str | None", row["shown_digest"])
+    return {"args_digest": row["args_digest"], "shown_digest": row["shown_digest"], "version": row["round"]}
 
 
 def _schema(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 from remit.cli.output import UNKNOWN, CliError
@@ -11,14 +12,17 @@ if TYPE_CHECKING:
     from remit.cli.settings import CliSettings
 
 TIMEOUT_S = 5.0
-COLUMNS = ("action_id", "remit_id", "tool", "action", "args_digest", "shown_digest", "proposed_at")
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM audit.actions_all WHERE approval_status = 'requested' AND outcome IS NULL"
-_PENDING = f"{_SELECT} ORDER BY proposed_at LIMIT 200"
-_ONE = f"{_SELECT} AND action_id = $1"
+JSON_COLUMNS = frozenset({"args", "votes"})
+COLUMNS = ("action_id", "tier", "action", "resource_id", "agent_name", "human_sub", "approver_group", "expires_at")
+"""What a list shows; a card shows `CARD` as well."""
+CARD = ("remit_id", "task", "args", "args_digest", "shown_digest", "round", "quorum", "votes", "rule_id", "rationale")
+_OPEN = "FROM audit.actions_all WHERE approval_status = 'requested' AND terminal IS NULL"
+_PENDING = f"SELECT {', '.join(COLUMNS)} {_OPEN} ORDER BY expires_at LIMIT 200"
+_ONE = f"SELECT {', '.join((*COLUMNS, *CARD))} {_OPEN} AND action_id = $1"
 
 
 def pending(settings: CliSettings) -> list[dict[str, Any]]:
-    """Return open approvals, oldest first; times as ISO 8601 text.
+    """Return open approvals, the next to expire first: `COLUMNS`, times as text.
 
     Raises:
         CliError: DATABASE_URL is missing, or the database does not answer.
@@ -28,7 +32,7 @@ def pending(settings: CliSettings) -> list[dict[str, Any]]:
 
 
 def one(settings: CliSettings, action_id: str) -> dict[str, Any]:
-    """Return one open approval.
+    """Return one open approval: `COLUMNS` and `CARD`, JSON columns decoded.
 
     Raises:
         CliError: it is not open, or the database does not answer.
@@ -54,7 +58,7 @@ def _fetch(settings: CliSettings, query: str, *arguments: str) -> list[dict[str,
             rows = await connection.fetch(query, *arguments)
         finally:
             await connection.close(timeout=TIMEOUT_S)
-        return [{name: _plain(value) for name, value in row.items()} for row in rows]
+        return [{name: _plain(name, value) for name, value in row.items()} for row in rows]
 
     try:
         return asyncio.run(read(settings.database_url.get_secret_value()))
@@ -64,5 +68,7 @@ def _fetch(settings: CliSettings, query: str, *arguments: str) -> list[dict[str,
         ) from None
 
 
-def _plain(value: object) -> object:
+def _plain(name: str, value: object) -> object:
+    if name in JSON_COLUMNS and isinstance(value, str):
+        return json.loads(value)
     return value if value is None or isinstance(value, str | int | bool | list) else str(value)

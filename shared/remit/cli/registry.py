@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @reports_errors
 def apply(
-    directory: Annotated[Path, typer.Argument(help="Holds tools/*.yaml, agents.yaml and policies/*.cedar.")],
+    directory: Annotated[Path, typer.Argument(help="Holds `tools/*.yaml`, `agents.yaml` and `policies/*.cedar`.")],
     *,
     check: Annotated[bool, typer.Option("--check", help="Check here, change nothing.")] = False,
     base: Annotated[
@@ -33,7 +33,7 @@ def apply(
 ) -> None:
     """Put tools, agents and policies in force, whole or not at all (role admin).
 
-    ${NAME} in the YAML files is filled in from the environment; a missing variable is an error that names it and the
+    `${NAME}` in the YAML files is filled in from the environment; a missing variable is an error that names it and the
     file. Approval compiles the bundle again, signs it, and services follow within seconds. --check needs no server.
     """
     content = load_registry(directory, os.environ)  # noqa: TID251  (placeholders name arbitrary variables)

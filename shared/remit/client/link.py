@@ -60,7 +60,7 @@ class Link:
         self._closed = True
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            await self._abandon(client)
 
     async def request(
         self, subject: str, body: bytes, *, headers: dict[str, str] | None, timeout_s: float
@@ -132,6 +132,7 @@ class Link:
 
     @staticmethod
     async def _abandon(client: Client) -> None:
+        # Closing flushes, which fails when the server is gone; then there is nothing left to tell it.
         with contextlib.suppress(nats.errors.Error, OSError):
             await client.close()
 

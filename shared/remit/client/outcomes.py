@@ -110,7 +110,11 @@ class Pending:
         return self.expires_at is not None
 
     async def wait(self, timeout: float | None = None) -> Result | Refusal | Pending:  # noqa: ASYNC109  (a wait, not a cancellation)
-        """Wait up to `timeout` seconds (None: as long as it takes) and return what is known then."""
+        """Wait up to `timeout` seconds (None: as long as it takes) and return what is known then.
+
+        Give a timeout to a handle that was stored before intake answered: should intake have refused the proposal
+        meanwhile, only proposing again with the same key tells.
+        """
         handle = Handle.parse(self.handle, agent=self.agent.name)
         return await self.agent.follow(handle, wait=timeout, body=self.body)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import cedarpy
 
-from remit.errors import BundleError
+from remit.errors import BundleError, CanonicalError
 from remit.evaluation.actions import CompiledAction, compile_action
 from remit.evaluation.grants import CompiledGrant, compile_grants
 from remit.evaluation.policies import Policy, PolicySlice, groups_of, read_policies, slice_for
@@ -54,6 +54,10 @@ class CompiledBundle:
             BundleError: naming file, entry, what was found and what was expected.
 
         """
+        try:
+            digest = content.digest()
+        except CanonicalError as error:
+            raise BundleError(f"the bundle has {error}; expected I-JSON numbers throughout") from None
         _check_tools(content)
         _check_agents(content)
         actions = {
@@ -63,7 +67,7 @@ class CompiledBundle:
         }
         policies = read_policies(content, actions)
         judged = {a.id: _Judged(a, slice_for(a, policies), _entities(a)) for a in actions.values()}
-        return cls(content=content, version=version, digest=content.digest(), policies=policies, _judged=judged)
+        return cls(content=content, version=version, digest=digest, policies=policies, _judged=judged)
 
     def agent(self, name: str) -> AgentEntry | None:
         """Return a registered agent."""

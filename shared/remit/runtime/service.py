@@ -19,7 +19,7 @@ from remit.runtime.keys import ServiceKeys, load_service_keys
 from remit.runtime.ledger import Draft, Ledger
 from remit.runtime.probes import Probes
 from remit.runtime.runner import Runner
-from remit.runtime.subscriptions import Answerer, Pull, build_broker, subscribe
+from remit.runtime.subscriptions import Answerer, Pull, announce, build_broker, subscribe
 from remit.runtime.telemetry import Telemetry
 from remit.runtime.watchdog import Exit, Vitals, die
 
@@ -120,8 +120,7 @@ class Service:
         give_up = unprocessable or _refuse_unprocessable(self.name)
         work = self.engine.action_work(handler, verify_chain=verify_chain, unprocessable=give_up)
         self._subscribe(consumption, subject_of(event), work)
-        for emitted in emits:
-            self.broker.publisher(subject_of(emitted), stream=emitted.stream)
+        announce(self.broker, emits)
 
     def on_events(
         self, events: tuple[type[Event], ...], handler: EventHandler, *, publishes: tuple[str, ...] = ()
@@ -137,8 +136,7 @@ class Service:
         """Consume a stream whose messages are not events; acknowledged when `handler` returns."""
         consumption = next(c for c in self.row.consumes if c.stream == stream)
         self._subscribe(consumption, consumption.subjects[0], handler)
-        for emitted in emits:
-            self.broker.publisher(subject_of(emitted), stream=emitted.stream)
+        announce(self.broker, emits)
 
     def answer(self, subject: str, handler: Answerer) -> None:
         """Answer core requests, one replica each; returning None answers nothing."""

@@ -23,6 +23,9 @@ class ServiceSettings(BaseSettings):
         default=None, validation_alias=AliasChoices("REMIT_DATABASE_URL", "DATABASE_URL", "database_url")
     )
     keys_dir: Path = Field(description="Directory of this environment's keys, as `infra.local.keys` lays it out.")
+    tls_ca_file: Path | None = Field(default=None, description="Certificate authority of the broker; turns TLS on.")
+    tls_cert_file: Path | None = Field(default=None, description="This service's client certificate.")
+    tls_key_file: Path | None = Field(default=None, description="Its private key.")
     tenant: str = "default"
     environment: str = "local"
     replica: str = Field(

@@ -25,7 +25,9 @@ PROJECTOR_ACK_PENDING = 2_000
 ACK_WAIT = timedelta(seconds=30)
 """Handlers send `in_progress` every third of it (design, bus section 2)."""
 AGENT_QUOTA = 256
-"""Proposals of one agent that may wait in INTAKE; the next one is refused with 503/10077."""
+"""Proposals of one agent that may wait in INTAKE. The next one is answered at once, across the account border, in place of
+the acknowledgement: `{"error": {"code": 503, "err_code": 10077, "description": "maximum messages per subject exceeded"}}`.
+Nothing was stored: back off and propose again with the same idempotency key."""
 
 EXTRAS_OFF: dict[str, bool] = {
     "allow_rollup_hdrs": False,

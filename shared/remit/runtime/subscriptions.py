@@ -6,6 +6,7 @@ Every other shape that FastStream offers loses, duplicates or forges something (
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from faststream.middlewares import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from faststream.nats.security import NatsNKey
 
-from remit.errors import TransientError
+from remit.errors import ConfigurationError, TransientError
+from remit.events import Event, subject_of
 from remit.runtime.delivery import Inbound, RawHandler, inbound_from
 
 if TYPE_CHECKING:
@@ -53,10 +55,13 @@ def build_broker(
     closed_cb: Callable[[], Awaitable[None]],
 ) -> NatsBroker:
     """Return a broker that never gives up reconnecting and reports everything to the callbacks."""
+    context = _tls_context(settings)
     return NatsBroker(
         settings.nats_url,
         name=settings.replica or service,
-        security=NatsNKey.from_seed(nkey_seed),
+        security=NatsNKey.from_seed(
+            nkey_seed, ssl_context=context, use_ssl=context is not None, tls_handshake_first=context is not None
+        ),
         inbox_prefix=f"_IBX.{service}",
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
@@ -69,6 +74,17 @@ def build_broker(
         apply_types=False,
         logger=None,
     )
+
+
+def _tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
+    if settings.tls_ca_file is None:
+        return None
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        raise ConfigurationError("REMIT_TLS_CA_FILE is set; mutual TLS needs REMIT_TLS_CERT_FILE and REMIT_TLS_KEY_FILE too")
+    context = ssl.create_default_context(cafile=settings.tls_ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    return context
 
 
 async def _raw(message: Any) -> bytes:  # noqa: ANN401  (FastStream's decoder type)
@@ -120,3 +136,9 @@ async def answer_requests(client: Client, subject: str, handler: Answerer, *, se
         task.add_done_callback(running.discard)
 
     await client.subscribe(subject, queue=service, cb=on_request)
+
+
+def announce(broker: NatsBroker, events: tuple[type[Event], ...]) -> None:
+    """Show what a service publishes to the drift test; a stream named by text alone would be created or changed (F8)."""
+    for event in events:
+        broker.publisher(subject_of(event), stream=JStream(event.stream, declare=False))

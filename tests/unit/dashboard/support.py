@@ -20,6 +20,7 @@ from dashboard.model.rows import (
     RemitRow,
     SwitchRow,
     TodayRow,
+    ToolInfo,
     ToolRow,
     VerdictCount,
 )
@@ -46,16 +47,16 @@ def an_action(number: int = 1, **changes: Any) -> ActionRow:
     """Return an action that waits for the group `payments`."""
     args = changes.pop("args", {"recipient": "DE89370400440532013000", "amount": 98.7})
     row = ActionRow(
-        action_id=f"{number:032x}", version=1, remit_id=REMIT, name="bank.send_money", risk="T3", effect="write",
-        environment="demo", resource_id="DE89370400440532013000", agent_id=AGENT, agent_model="model-x 4", human=EMMA,
-        args=args, args_digest=digest(args), shown_digest=digest("shown"), schema_digest=digest("schema"),
+        action_id=f"{number:032x}", round=1, remit_id=REMIT, name="bank.send_money", risk="T3", effect="write",
+        environment="demo", resource_id="DE89370400440532013000", agent_id=AGENT, agent_version="model-x 4", session="s1",
+        human=EMMA, args=args, args_digest=digest(args), shown_digest=digest("shown"),
         rationale="Paying the December bill as requested.", proposed_at=at(-30), verdict="ask", reason="approval_required",
-        rule_ids=("payments-need-a-person",), policy_version=digest("policy"), bundle_version=3,
-        unnamed_sinks=("recipient",), detail=None, evaluated_at=at(-29), approval_status="requested",
-        approvers=("payments",), quorum=1, votes=(), expires_at=at(600), approver=None, decided_at=None,
-        decision_reason=None, grant_no=2, jti=None, tokenized_at=None, token_expires_at=None, executor=None,
-        executed_at=None, executed_digest=None, effect_ok=None, outcome=None, match=None, result=None, error=None,
-        redacted_paths=(), status="pending", stage=None, terminal_at=None, latency_ms={},
+        detail=None, rule_ids=("payments-need-a-person",), policy_version=digest("policy"), bundle_version=3,
+        unnamed_sinks=("recipient",), evaluated_at=at(-29), approval_status="requested", approvers=("payments",), quorum=1,
+        votes=(), expires_at=at(600), approver=None, decided_at=None, narrowed=False, grant_no=2, jti=None,
+        tokenized_at=None, token_expires_at=None, executor=None, executed_at=None, executed_digest=None, effect_ok=None,
+        outcome=None, match=None, result_digest=None, result_status=None, redacted_paths=(), scopes=((), (), ()),
+        terminal=None, refused_reason=None, last_event_at=at(-29), flags=(),
     )
     return replace(row, **changes)
 
@@ -67,7 +68,7 @@ def a_done_action(number: int = 9, **changes: Any) -> ActionRow:
         "approval_status": "approved", "approver": DANA, "decided_at": at(-20), "jti": "tok_" + "b" * 32,
         "tokenized_at": at(-19), "token_expires_at": at(41), "executor": "executor-1", "executed_at": at(-18),
         "executed_digest": row.args_digest, "effect_ok": True, "outcome": "succeeded", "match": "match",
-        "result": {"ok": True}, "status": "succeeded", "terminal_at": at(-18),
+        "result_digest": digest("result"), "result_status": "succeeded", "terminal": "executed", "last_event_at": at(-18),
     }
     return replace(row, **{**done, **changes})
 
@@ -119,8 +120,8 @@ class MemoryQueries:
     def queue(self, groups: list[str] | None) -> list[QueueItem]:
         return [
             QueueItem(
-                action_id=row.action_id, version=row.version, name=row.name, risk=row.risk, agent_id=row.agent_id,
-                human=row.human, approvers=row.approvers, expires_at=row.expires_at or datetime.max.replace(tzinfo=UTC),
+                action_id=row.action_id, round=row.round or 1, name=row.name, risk=row.risk, agent_id=row.agent_id,
+                human=row.human, expires_at=row.expires_at or datetime.max.replace(tzinfo=UTC),
             )
             for row in self.rows
             if row.approval_status == "requested" and (groups is None or set(groups) & set(row.approvers))
@@ -143,9 +144,9 @@ class MemoryQueries:
         del row
         return self.past
 
-    def template(self, name: str) -> str | None:
+    def tool(self, name: str) -> ToolInfo | None:
         del name
-        return self.summary
+        return ToolInfo(summary=self.summary, reversibility="irreversible", owner="payments")
 
     def today(self, start: datetime, stop: datetime) -> TodayRow:
         del start, stop
@@ -170,7 +171,7 @@ class MemoryQueries:
         return [
             FoundRow(
                 action_id=row.action_id, remit_id=row.remit_id, name=row.name, agent_id=row.agent_id, human=row.human,
-                verdict=row.verdict, status=row.status, outcome=row.outcome, match=row.match,
+                verdict=row.verdict, result_status=row.result_status, match=row.match,
                 args_digest=row.args_digest, proposed_at=row.proposed_at,
             )
             for row in self.rows
@@ -180,8 +181,8 @@ class MemoryQueries:
     def events(self, action_id: str) -> list[EventRow]:
         del action_id
         return [
-            EventRow(seq=1, at=at(-30), type="proposed", service="intake", actor=None, digest=digest(1), folded=True),
-            EventRow(seq=2, at=at(-29), type="evaluated", service="policy", actor=None, digest=digest(2), folded=True),
+            EventRow(seq=1, at=at(-30), type="proposed", signed_by="intake-1", actor=None, digest="ab" * 32, verify_status="valid"),
+            EventRow(seq=2, at=at(-29), type="evaluated", signed_by="policy-1", actor=None, digest="cd" * 32, verify_status="valid"),
         ]
 
     def switches(self) -> list[SwitchRow]:

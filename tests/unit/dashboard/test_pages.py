@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -75,7 +75,7 @@ def test_approve_sends_exactly_what_was_shown() -> None:
     command = sender.sent[0]
     assert isinstance(command, ApproveCommand)
     assert (command.action_id, command.version, command.args_digest, command.shown_digest) == (
-        row.action_id, row.version, row.args_digest, row.shown_digest,
+        row.action_id, row.round, row.args_digest, row.shown_digest,
     )
     assert command.id_token.get_secret_value() == "header.claims.signature"
     assert "Done" in words_on(app)
@@ -116,13 +116,13 @@ def test_deny_needs_one_press_and_takes_an_optional_reason() -> None:
         ({"approvers": ("security",)}, "Approving needs a member of"),
         ({"human": DANA}, "Nobody approves what is done for themselves"),
         ({"quorum": 2, "votes": (Vote(human=DANA, at=at(-5)),)}, "Your approval counts"),
-        ({"args": {"amount": "redacted"}, "args_digest": "sha-256:" + "A" * 43}, "does not hash"),
+        ({"args": {"amount": 1}, "args_digest": "sha-256:" + "A" * 43}, "does not hash"),
         ({"expires_at": at(-1)}, "Expired"),
-        ({"approval_status": "denied", "status": "refused", "approver": EMMA, "decided_at": at(-4)}, "Denied"),
+        ({"approval_status": "denied", "terminal": "refused", "approver": EMMA, "decided_at": at(-4)}, "Denied"),
         ({"approval_status": "approved", "approver": EMMA, "decided_at": at(-4)}, "Approved"),
     ],
 )
-def test_a_card_that_is_not_yours_to_approve_says_why(changes: dict[str, object], said: str) -> None:
+def test_a_card_that_is_not_yours_to_approve_says_why(changes: dict[str, Any], said: str) -> None:
     row = an_action(**changes)
     install(MemoryQueries([row]))
     app = AppTest.from_file(str(APP), default_timeout=30)
@@ -135,7 +135,7 @@ def test_a_card_that_is_not_yours_to_approve_says_why(changes: dict[str, object]
 
 
 def test_first_of_two_is_shown_to_the_second_approver() -> None:
-    install(MemoryQueries([an_action(quorum=2, version=2, votes=(Vote(human=EMMA, at=at(-5)),), human="other|x")]))
+    install(MemoryQueries([an_action(quorum=2, round=2, votes=(Vote(human=EMMA, at=at(-5)),), human="other|x")]))
     assert "1 of 2" in words_on(open_app())
 
 
@@ -255,6 +255,6 @@ def test_a_card_follows_its_own_action() -> None:
     queries = MemoryQueries([row])
     install(queries)
     app = open_app()
-    queries.rows[0] = replace(row, approval_status="denied", status="refused", approver=EMMA, decided_at=at(-4))
+    queries.rows[0] = replace(row, approval_status="denied", terminal="refused", approver=EMMA, decided_at=at(-4))
     app.run()
     assert "**Denied**" in words_on(app)

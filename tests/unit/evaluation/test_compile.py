@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from remit.bundle import BundleContent, schema_digest
 from remit.errors import BundleError
 from remit.evaluation import CompiledBundle
-
+from remit.evaluation.schemas import pointer
 from tests.unit.evaluation.bank import AGENT, POLICIES, SEND_MONEY, TOOL, action_entry, bundle, content
 
 
@@ -43,6 +44,7 @@ def test_compiled_bundle_answers_what_services_ask() -> None:
     assert action.violation({"recipient": "X", "amount": "1"}) == "/amount: type"
     assert action.violation({"recipient": "X", "amount": 1, "evil": 2}) == "/: additionalProperties"
     assert [each.id for each in compiled.actions()] == ["bank.send_money", "bank.read_file"]
+    assert action.result_violation({"anything": "goes"}) is None
     assert compiled.agent("nobody") is None
     assert compiled.action("bank", "nothing") is None
     assert {policy.id for policy in compiled.policies} == {"reads", "small-payments", "ask-payments"}
@@ -72,6 +74,11 @@ REGISTRY: list[tuple[BundleContent, str]] = [
     (with_property(**{"x-remit-sinc": True}), "x-remit-sinc stands below"),
     (with_arguments(properties={"__entity": {}}), "__entity is reserved"),
     (with_action(result={"type": 1}), "result: not a usable JSON Schema"),
+    (
+        with_action(summary=None, arguments={**SEND_MONEY["arguments"], "properties": []}),
+        "arguments: not a usable JSON Schema",
+    ),
+    (with_property(maximum=2**60), "no canonical form"),
     (with_action(redact=["no/slash"]), "redact: 'no/slash' is not a JSON pointer"),
     (with_action(redact=["/a~2"]), "is not a JSON pointer"),
     (with_action(summary="Send {sum}"), "summary names {sum}"),
@@ -165,3 +172,35 @@ def test_ids_are_unique_over_files() -> None:
         {**content().model_dump(), "policies": {"a.cedar": permit(), "b.cedar": permit()}}
     )
     assert 'b.cedar: @id("p") appears twice' in refusal(given)
+
+
+def test_result_is_held_against_its_schema_and_other_resources_are_named_canonically() -> None:
+    properties = {"id": {"type": "integer", "x-remit-resource": True}, "any": True, "list": {"enum": [["a"], ["b"]]}}
+    compiled = CompiledBundle.compile(
+        with_action(
+            summary=None,
+            arguments={"type": "object", "additionalProperties": False, "properties": properties},
+            result={"type": "object", "required": ["ok"]},
+        ),
+        version=1,
+    )
+    action = compiled.action("bank", "send_money")
+    assert action is not None
+    assert action.resource_id({"id": 7.0}) == "7"
+    assert action.result_violation({}) == "/: required"
+    assert action.result_violation({"ok": 1}) is None
+
+
+def test_http_action_with_its_template_compiles() -> None:
+    http = {"method": "POST", "path": "/payments/{recipient}"}
+    tool = {"connector": "http", "actions": {"send_money": action_entry(http=http)}}
+    assert CompiledBundle.compile(content("", tool=tool), version=1).action("bank", "send_money") is not None
+
+
+def test_long_paths_are_cut_in_messages() -> None:
+    given = {"type": "object", "additionalProperties": False, "properties": {"note": {"additionalProperties": False}}}
+    compiled = CompiledBundle.compile(with_action(summary=None, arguments=given), version=1)
+    action = compiled.action("bank", "send_money")
+    assert action is not None
+    assert action.violation({"note": {"x" * 500: 1}}) == "/note: falseSchema"
+    assert len(pointer(["x" * 500])) < 130

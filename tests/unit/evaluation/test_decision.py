@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from remit.evaluation import ApprovalFact, Evaluation, evaluate
 from remit.fold import RemitState
 from remit.reasons import Reason, Verdict
-
 from tests.unit.evaluation.bank import (
     ASK,
     IBAN,
@@ -265,3 +265,37 @@ def test_compiled_grants_follow_the_version_of_the_remit() -> None:
     assert evaluate(compiled, facts(remit=wide)).verdict is Verdict.ALLOW
     assert evaluate(compiled, facts(remit=narrow)).reason is Reason.NO_GRANT
     assert evaluate(compiled, facts(remit=wide)).verdict is Verdict.ALLOW
+
+
+HALF = '@id("half") @approvers("legal") forbid(principal, action, resource) unless { context has approval };'
+ODD = (
+    '@id("odd") @approvers("payments") permit(principal, action, resource) when '
+    "{ context has approval && context.args.note == 1 && context.args.note.x };"
+)
+
+
+def test_forbids_that_no_single_vote_can_lift_deny() -> None:
+    assert said(judged(WIDE + NIGHT + HALF)) == (Verdict.DENY, Reason.POLICY_DENIED)
+
+
+@pytest.mark.parametrize("approval", [None, fact(1, "payments")])
+def test_rule_that_breaks_only_under_an_approval_denies(approval: ApprovalFact | None) -> None:
+    assert said(judged(ODD, approval=approval)) == (Verdict.DENY, Reason.EVALUATION_ERROR)
+
+
+def test_untyped_values_are_longs_when_whole_and_decimals_otherwise() -> None:
+    policy = (
+        '@id("deep") permit(principal, action, resource) when { context.args.note == '
+        '{ "n": 1, "list": [2, decimal("0.5"), "t", true, { "k": [] }] } };'
+    )
+    deep = {"n": 1.0, "gone": None, "list": [2, 0.5, "t", True, None, {"k": []}]}
+    assert judged(policy, proposal(recipient=IBAN, amount=1, note=deep)).verdict is Verdict.ALLOW
+
+
+def test_memory_of_compiled_grants_is_bounded_and_changes_no_answer() -> None:
+    compiled = bundle()
+    for version in range(1, 2100):
+        seen = replace(remit(), seq=version)
+        compiled.grants(seen, seen.document)  # type: ignore[arg-type]  # an active remit has one
+    assert len(compiled._grants) == 2048
+    assert evaluate(compiled, facts(remit=replace(remit(), seq=1))).verdict is Verdict.ALLOW

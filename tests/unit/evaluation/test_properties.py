@@ -7,10 +7,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from remit.canonical import canonical, strict_loads
 from remit.evaluation import ApprovalFact, Evaluation, evaluate
 from remit.reasons import Verdict
-
 from tests.unit.evaluation.bank import ASK, IBAN, NOW, READS, SMALL, bundle, facts, grant, proposal, remit
 
 WIDE = '@id("wide") permit(principal, action, resource);'

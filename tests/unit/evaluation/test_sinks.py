@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from remit.evaluation.sinks import NOTHING, is_named, is_whole_token, namings
 
+from remit.evaluation.sinks import NOTHING, is_named, is_whole_token, namings
 from tests.unit.evaluation.bank import IBAN, document, judged, proposal, remit
 
 TOKENS: list[tuple[str, str, bool]] = [

@@ -15,6 +15,7 @@ from remit.reasons import Reason
 from remit.runtime.delivery import Inbound
 from remit.runtime.ledger import Superseded
 from services.intake.catalogue import Catalogue, CatalogueReader
+from services.intake.handlers import EVIDENCE_PER_MINUTE
 from tests.support.factories import EXECUTED_PATH, action_until
 from tests.unit.intake.door import Door, arguments, body, catalogue, inbound
 
@@ -140,12 +141,11 @@ async def test_redelivery_costs_no_quota(door: Door) -> None:
 
 
 async def test_flood_of_junk_is_answered_but_not_all_stored(door: Door) -> None:
-    door.catalogue = catalogue(proposals_per_minute=2)
     handlers = door.handlers()
-    for _ in range(5):
+    for _ in range(EVIDENCE_PER_MINUTE + 3):
         await handlers.on_proposal(inbound(b"{"))
-    assert len(door.letters) == 2
-    assert len(door.told) == 5
+    assert len(door.letters) == EVIDENCE_PER_MINUTE
+    assert len(door.told) == EVIDENCE_PER_MINUTE + 3
     assert door.alarms == ["refusal_evidence_left_out"] * 3
 
 

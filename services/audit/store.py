@@ -1,0 +1,179 @@
+"""What the projector writes and reads back, one transaction a batch: ledger rows, read models, cursor and heartbeat together.
+
+Source: design, bus section 8; the cost of each way to write in design, speed (COPY for the ledger, set-based upserts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from remit import tables
+from remit.errors import TransientError
+from remit.ledger_chain import Evidence
+from services.audit.encoding import to_json
+from services.audit.folding import KeptRow
+from services.audit.remit_rows import write_remit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import asyncpg
+
+    from services.audit.database import Connection, Fence
+    from services.audit.folding import ActionBatch, Batch, RemitBatch
+
+CHANNEL = "remit_approvals"
+"""The dashboard listens here; a hint that `audit.cursor` has a newer version, never data."""
+EVENT_COLUMNS = [name for name in tables.audit_event.columns.keys() if name != "body_sha256"]  # noqa: SIM118  (a collection of columns)
+_FROM_REMIT = ("human", "human_iss", "human_sub", "task", "task_shape")
+_ACTION_COLUMNS: list[str] = list(tables.actions_all.columns.keys())
+
+_MOVE = """
+UPDATE audit.progress SET last_seq = $3, chain_head = $4, approvals_seq = approvals_seq + $5, touched_at = clock_timestamp()
+WHERE stream = $1 AND last_seq = $2 RETURNING epoch || ':' || approvals_seq AS version
+"""
+_MOVE_AND_BEAT = f"""
+WITH moved AS ({_MOVE}), beat AS (
+    INSERT INTO control.heartbeat (service, at, position) VALUES ('audit', clock_timestamp(), $3)
+    ON CONFLICT (service) DO UPDATE SET at = excluded.at, position = excluded.position
+)
+SELECT version FROM moved
+"""
+_BEAT = """
+WITH touched AS (UPDATE audit.progress SET touched_at = clock_timestamp())
+INSERT INTO control.heartbeat (service, at, position)
+SELECT 'audit', clock_timestamp(), last_seq FROM audit.progress WHERE stream = 'ACTIONS'
+ON CONFLICT (service) DO UPDATE SET at = excluded.at, position = excluded.position
+"""
+# A proposal may name somebody else's remit: only the remit's own agent is shown with its human and task.
+_UPSERT_ACTIONS = f"""
+INSERT INTO audit.actions_all ({", ".join(_ACTION_COLUMNS)})
+SELECT {", ".join(f"coalesce(r.{c}, m.{c})" if c in _FROM_REMIT else f"r.{c}" for c in _ACTION_COLUMNS)}
+FROM json_populate_recordset(NULL::audit.actions_all, $1::json) AS r
+LEFT JOIN audit.remits AS m ON m.remit_id = r.remit_id AND m.agent_id = r.agent_id
+ON CONFLICT (action_id) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _ACTION_COLUMNS if c != "action_id")}
+"""
+_USE = """
+UPDATE audit.grants AS g SET used = g.used + u.n, last_used_at = greatest(g.last_used_at, u.at)
+FROM (SELECT remit_id, grant_no, count(*) AS n, max(at) AS at
+      FROM unnest($1::text[], $2::integer[], $3::timestamptz[]) AS x (remit_id, grant_no, at) GROUP BY 1, 2) AS u
+WHERE g.remit_id = u.remit_id AND g.grant_no = u.grant_no
+"""
+_SEEN = """
+WITH seen AS (
+    SELECT agent_id, min(name) AS name, remit_id, max(at) AS at
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS x (agent_id, name, remit_id, at)
+    GROUP BY agent_id, remit_id
+), recent AS (
+    UPDATE audit.remits AS r SET last_action_at = greatest(r.last_action_at, s.at)
+    FROM seen AS s WHERE r.remit_id = s.remit_id AND r.agent_id = s.agent_id
+)
+INSERT INTO audit.agents (agent_id, name, state, last_seen)
+SELECT agent_id, min(name), 'unknown', max(at) FROM seen GROUP BY agent_id
+ON CONFLICT (agent_id) DO UPDATE SET last_seen = greatest(agents.last_seen, excluded.last_seen)
+"""
+_ROWS_OF = {
+    stream: f"""
+    SELECT {column} AS id, stream_seq, subject, body, kid, sig, recorded_at, verify_status, chain_hash
+    FROM audit.audit_event WHERE stream = '{stream}' AND {column} = ANY($1::text[]) ORDER BY stream_seq
+    """
+    for stream, column in (("ACTIONS", "action_id"), ("REMITS", "remit_id"))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a projection stands."""
+
+    last_seq: int
+    head: bytes
+
+
+class Store:
+    """The projection in Postgres, written through the fence only."""
+
+    def __init__(self, fence: Fence) -> None:
+        """Write through the connection that holds the lock."""
+        self._fence = fence
+
+    async def position(self, stream: str) -> Position:
+        """Return the cursor of a stream."""
+        [row] = await self._fence.fetch("SELECT last_seq, chain_head FROM audit.progress WHERE stream = $1", stream)
+        return Position(row["last_seq"], row["chain_head"])
+
+    async def rows_of(self, stream: str, ids: Iterable[str]) -> dict[str, list[KeptRow]]:
+        """Return the ledger rows of actions or remits by id, in stream order; unknown ids are absent."""
+        found: dict[str, list[KeptRow]] = {}
+        wanted = list(ids)
+        for row in await self._fence.fetch(_ROWS_OF[stream], wanted) if wanted else []:
+            found.setdefault(row["id"], []).append(kept(row))
+        return found
+
+    async def commit_actions(self, batch: ActionBatch) -> None:
+        """Write one batch of ACTIONS and move the cursor.
+
+        Raises:
+            TransientError: Postgres is unwilling, or the cursor is not where this batch begins.
+
+        """
+        async with self._fence.transaction() as connection:
+            version = await _move(connection, _MOVE_AND_BEAT, "ACTIONS", batch, approvals=int(batch.approvals_changed))
+            await _copy(connection, batch)
+            rows = batch.rows
+            if rows:
+                await connection.execute(_UPSERT_ACTIONS, to_json(rows))
+            if batch.uses:
+                await connection.execute(_USE, *_columns(batch.uses))
+            if batch.seen:
+                await connection.execute(_SEEN, *_columns(batch.seen))
+            if batch.approvals_changed:
+                await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, version)
+
+    async def commit_remits(self, batch: RemitBatch) -> None:
+        """Write one batch of REMITS and move its cursor.
+
+        Raises:
+            TransientError: Postgres is unwilling, or the cursor is not where this batch begins.
+
+        """
+        async with self._fence.transaction() as connection:
+            await _move(connection, _MOVE, "REMITS", batch, approvals=0)
+            await _copy(connection, batch)
+            for row, grants in batch.changes:
+                await write_remit(connection, row, grants)
+
+    async def beat(self) -> None:
+        """Say that the projector lives, without anything to project."""
+        async with self._fence.transaction() as connection:
+            await connection.execute(_BEAT)
+
+
+async def _move(connection: Connection, statement: str, stream: str, batch: Batch, *, approvals: int) -> str:
+    arguments = (stream, batch.first_seq - 1, batch.last_seq, batch.head, approvals)
+    version: str | None = await connection.fetchval(statement, *arguments)
+    if version is None:
+        raise TransientError(f"{stream}: the cursor is not at {batch.first_seq - 1}; another projector moved it")
+    return version
+
+
+async def _copy(connection: Connection, batch: Batch) -> None:
+    records = [[_value(row.get(name), name) for name in EVENT_COLUMNS] for row in batch.events]
+    await connection.copy_records_to_table("audit_event", schema_name="audit", columns=EVENT_COLUMNS, records=records)
+
+
+def _value(value: Any, column: str) -> Any:  # noqa: ANN401  (a column value)
+    return to_json(value) if column == "detail" and value is not None else value
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """Turn rows into the arrays that `unnest` takes."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def kept(row: asyncpg.Record) -> KeptRow:
+    """Read one ledger row back."""
+    evidence = Evidence(
+        seq=row["stream_seq"], subject=row["subject"], body=row["body"], kid=row["kid"], signature=row["sig"]
+    )
+    return KeptRow(evidence, row["recorded_at"], row["verify_status"], row["chain_hash"])
