@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
+from streamlit.starlette import App
 
 from dashboard import options, process
 from dashboard.commands import BusSender
@@ -21,7 +22,6 @@ from dashboard.live import LiveSignal, LiveSocket
 from dashboard.queries import Queries
 from dashboard.security import SecurityHeaders, content_policy, inline_script_hashes
 from remit import ids
-from streamlit.starlette import App
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -88,7 +88,9 @@ def build(settings: DashboardSettings) -> App:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(_app: App, *, sender: BusSender, live: LiveSignal, queries: Queries) -> AsyncGenerator[dict[str, Any]]:
+async def _lifespan(
+    _app: App, *, sender: BusSender, live: LiveSignal, queries: Queries
+) -> AsyncGenerator[dict[str, Any]]:
     connecting = asyncio.create_task(_connect(sender))
     listening = asyncio.create_task(live.run())
     try:

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 BRIDGE_TIMEOUT_S = REPLY_TIMEOUT_S + 1
 """How long a script thread waits for the loop; the request itself gives up before."""
-NOT_KNOWN = "no answer within 3 s, so it is not known whether this happened; press again, which repeats the same request"
+NOT_KNOWN = (
+    "no answer within 3 s, so it is not known whether this happened; press again, which repeats the same request"
+)
 UNREACHABLE = "approval cannot be reached, so nothing was done; try again, or use the remit command line"
 
 _log = structlog.get_logger("dashboard.commands")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CHANNEL = "remit_approvals"
 LEAST_INTERVAL_S = 1 / 6
 """At most six versions a second leave for the browsers; what happens in between is in the next one."""
+LISTEN_S = 15.0
 MAX_CONNECTIONS = 200
 """The route is not behind the sign-in, so its cost is bounded instead."""
 RETRY_S = (0.5, 1.0, 2.0, 5.0)
@@ -72,10 +73,11 @@ class LiveSignal:
             await connection.execute(f"LISTEN {CHANNEL}".encode())
             yield await self._read(connection)
             while True:
-                async for _ in connection.notifies(timeout=15, stop_after=1):
-                    yield await self._read(connection)
-                    await asyncio.sleep(LEAST_INTERVAL_S)
-                self._heard_at = monotonic()
+                # The generator holds the connection until it ends, so the version is read afterwards; a wait without
+                # any notification reads it too and thereby proves that the connection lives.
+                _ = [notification async for notification in connection.notifies(timeout=LISTEN_S, stop_after=1)]
+                yield await self._read(connection)
+                await asyncio.sleep(LEAST_INTERVAL_S)
 
     async def _read(self, connection: psycopg.AsyncConnection[tuple[str]]) -> str:
         row = await (await connection.execute(VERSION.encode())).fetchone()

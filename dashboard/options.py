@@ -147,7 +147,9 @@ def check() -> None:
     needed = {"server.enableAgentApi": False, "server.enableXsrfProtection": True, "server.enableCORS": True}
     for name, value in needed.items():
         if config.get_option(name) is not value:
-            raise ConfigurationError(f"{name} is {config.get_option(name)!r} and must be {value!r}; remove the override")
+            raise ConfigurationError(
+                f"{name} is {config.get_option(name)!r} and must be {value!r}; remove the override"
+            )
     if config.get_option("server.trustedUserHeaders"):
         raise ConfigurationError("server.trustedUserHeaders must be empty: a header would name the person")
     if not config.get_option("server.allowedHosts"):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from dashboard.model.search import Query
+    from dashboard.model.viewer import Viewer
 
 HISTORY = timedelta(days=90)
 STAGES = ("policy", "approval", "tokens", "executor", "total")
@@ -69,9 +70,10 @@ class Queries:
         """Return how far the read model has come; an empty one before the projector ran."""
         return self._first(sql.CURSOR, Cursor) or Cursor(version="", touched_at=None, position=0)
 
-    def queue(self, groups: list[str] | None) -> list[QueueItem]:
-        """Return what waits for one of the groups (None: for anybody), the riskiest first, then the most urgent."""
-        return self._all(sql.QUEUE, QueueItem, groups=groups)
+    def queue(self, person: Viewer | None) -> list[QueueItem]:
+        """Return what waits for a person's groups or is done for them (None: all), the riskiest first, then the most urgent."""
+        human, groups = (person.key, sorted(person.roles)) if person else (None, [])
+        return self._all(sql.QUEUE, QueueItem, human=human, groups=groups)
 
     def action(self, action_id: str) -> ActionRow | None:
         """Return one action, decided or not."""
@@ -155,12 +157,14 @@ def _typed(kind: type[Row], found: dict[str, Any]) -> Row:
     if kind is ActionRow:
         found["scopes"] = tuple(tuple(found.pop(f"scopes_{name}") or ()) for name in ("requested", "granted", "used"))
     json_fields = {"args", "arguments", "previous_args"}
-    names = [item.name for item in fields(cast("Any", kind))]
+    make: Any = kind
     values = {
-        name: tuple(found[name]) if isinstance(found[name], list) and name not in json_fields else found[name]
-        for name in names
+        item.name: tuple(value)
+        if isinstance(value := found[item.name], list) and item.name not in json_fields
+        else value
+        for item in fields(make)
     }
-    return kind(**values)
+    return cast("Row", make(**values))
 
 
 def _named(name: str) -> dict[str, str]:

@@ -49,7 +49,9 @@ def serve(settings: DashboardSettings) -> None:
     from dashboard.asgi import build  # noqa: PLC0415
 
     sys.stderr.write(f"dashboard: {chosen.origin}\n")
-    config = uvicorn.Config(build(chosen), log_level="warning", access_log=False, ws_ping_interval=20, server_header=False)
+    config = uvicorn.Config(
+        build(chosen), log_level="warning", access_log=False, ws_ping_interval=20, server_header=False
+    )
     uvicorn.Server(config).run(sockets=[bound])
 
 

@@ -34,7 +34,9 @@ class DashboardSettings(BaseSettings):
     oidc_client_id: str = "remit-dashboard"
     oidc_client_secret: SecretStr
     roles_claim: str = "roles"
-    cookie_secret: SecretStr | None = Field(default=None, description="Signs session cookies; the same on all replicas.")
+    cookie_secret: SecretStr | None = Field(
+        default=None, description="Signs session cookies; the same on all replicas."
+    )
     cookie_secret_file: FilePath | None = Field(default=None, description="The same, read from a file.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8501, ge=0, le=65535, description="0 picks a free one.")

@@ -13,7 +13,7 @@ QUEUE = """
 select action_id, round, tool || '.' || action as name, 'T' || tier as risk, agent_id, human, expires_at
 from audit.actions_all
 where approval_status = 'requested' and expires_at > now()
-  and (cast(:groups as text[]) is null or approver_group && cast(:groups as text[]))
+  and (cast(:human as text) is null or human = :human or approver_group && cast(:groups as text[]))
 order by tier desc, expires_at limit 50
 """
 ACTION = """
@@ -81,7 +81,7 @@ group by 1
 TOP_TOOLS = """
 select tool || '.' || action as name, agent_id, count(*) filter (where proposed_at >= :start) as n,
   count(*) filter (where proposed_at < :start) as before,
-  (avg((outcome is distinct from 'succeeded')::int) filter (where proposed_at >= :start))::float as not_ok
+  (avg((outcome <> 'succeeded')::int) filter (where proposed_at >= :start))::float as not_ok
 from audit.actions where proposed_at >= :prev and proposed_at < :stop
 group by 1, 2 having count(*) filter (where proposed_at >= :start) > 0 order by n desc limit 100
 """

@@ -5,6 +5,8 @@ A press is a request to approval, which verifies the person and compares digest 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from dashboard import commands, process, session
@@ -16,8 +18,10 @@ from dashboard.components.reply import show_reply
 from dashboard.components.untrusted import span, untrusted
 from dashboard.model import words
 from dashboard.model.card import WAITING_STATES, CardState, may_approve, may_deny, state_of
-from dashboard.model.rows import ActionRow
 from remit.clock import now
+
+if TYPE_CHECKING:
+    from dashboard.model.rows import ActionRow
 
 OPEN = "open_action"
 SEEN = "seen_state"
@@ -43,8 +47,7 @@ def decide(row: ActionRow, decision: str) -> None:
 def waiting() -> None:
     """Draw the rail, and rerun the page when the open card's own action has moved."""
     cursor = backend.queries.cursor()
-    groups = sorted(person.roles) if st.session_state.get(SCOPE, "Mine") == "Mine" else None
-    items = backend.queries.queue(groups)
+    items = backend.queries.queue(person if st.session_state.get(SCOPE, "Mine") == "Mine" else None)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{len(items)} waiting**")
         live_dot(cursor.version)

@@ -6,6 +6,7 @@ The preview and the grant carry one key, so approval can tell that what it grant
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -18,7 +19,9 @@ from dashboard.model import words
 from dashboard.model.delegate import TermsError, example, explain, parse_terms
 from remit import ids
 from remit.clock import now
-from remit.remits import RemitTerms
+
+if TYPE_CHECKING:
+    from remit.remits import RemitTerms
 
 KEY, TEXT, PREVIEW, GRANTED = "draft_key", "draft_text", "draft_preview", "draft_granted"
 person = session.must_viewer()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from dashboard import process, session
@@ -10,7 +12,9 @@ from dashboard.components.fields import field, plain_field, spans
 from dashboard.components.untrusted import span, untrusted
 from dashboard.model import search, words
 from dashboard.model.card import exact_call
-from dashboard.model.rows import ActionRow, FoundRow
+
+if TYPE_CHECKING:
+    from dashboard.model.rows import ActionRow, FoundRow
 
 session.must_viewer()
 backend = process.backend()
@@ -33,7 +37,9 @@ def results(rows: list[FoundRow]) -> None:
             cells[2].badge(words.VERDICTS.get(row.verdict or "", "not evaluated"), color="gray")
             cells[3].text(untrusted(row.name, 48))
             cells[4].text(untrusted(f"{words.short_human(row.human)} → {words.short_agent(row.agent_id)}", 48))
-            cells[5].text(untrusted(f"{row.result_status or 'open'}{'  DIFFERS' if row.match == 'differs' else ''}", 48))
+            cells[5].text(
+                untrusted(f"{row.result_status or 'open'}{'  DIFFERS' if row.match == 'differs' else ''}", 48)
+            )
             cells[6].text(words.short_digest(row.args_digest))
 
 

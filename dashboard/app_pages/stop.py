@@ -5,7 +5,7 @@ Stopping is the safe direction: one preset reason, no waiting. When the answer c
 
 from __future__ import annotations
 
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import streamlit as st
 
@@ -13,8 +13,10 @@ from dashboard import commands, process, session
 from dashboard.components.reply import show_reply
 from dashboard.components.untrusted import span, untrusted
 from dashboard.model import words
-from dashboard.model.rows import SwitchRow
 from remit.commands import RevokeKind
+
+if TYPE_CHECKING:
+    from dashboard.model.rows import SwitchRow
 
 KINDS: dict[str, tuple[RevokeKind, str]] = {
     "Agent": ("agent", "spiffe://…/agent/bookkeeper"),
@@ -66,7 +68,9 @@ def engaged() -> None:
     if not rows:
         st.markdown("Nothing is stopped.")
     for row in rows:
-        with st.container(border=True, horizontal=True, vertical_alignment="center", key=f"switch_{row.kind}_{row.target}"):
+        with st.container(
+            border=True, horizontal=True, vertical_alignment="center", key=f"switch_{row.kind}_{row.target}"
+        ):
             st.badge(f"stopped {row.kind}", color="red")
             by = f" by {span(words.short_human(row.by), 60)}" if row.by else ""
             st.markdown(f"{span(row.target, 160)} since {words.clock(row.engaged_at)} UTC{by}", width="stretch")

@@ -33,7 +33,9 @@ with st.container(horizontal=True, gap="small"):
     st.metric("By rule", words.percent(row.by_rule, row.n), border=True)
     st.metric("Asked", words.percent(row.asked, row.n), border=True)
     st.metric("Blocked", words.percent(row.blocked, row.n), border=True)
-    st.metric("Median wait", words.duration(row.wait_p50_ms / 1000 if row.wait_p50_ms is not None else None), border=True)
+    st.metric(
+        "Median wait", words.duration(row.wait_p50_ms / 1000 if row.wait_p50_ms is not None else None), border=True
+    )
     st.metric("Matched", words.percent(row.matched, row.matched + row.differs), border=True)
     st.metric("Unknown outcome", f"{row.unknown:,}", border=True)
 

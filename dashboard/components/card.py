@@ -44,7 +44,9 @@ STATES: dict[CardState, tuple[str, str]] = {
 }
 
 
-def show_card(row: ActionRow, state: CardState, remit: RemitRow | None, history: History, tool: ToolInfo | None) -> None:
+def show_card(
+    row: ActionRow, state: CardState, remit: RemitRow | None, history: History, tool: ToolInfo | None
+) -> None:
     """Draw the card down to the exact call; the actions below it are the page's."""
     _strip(row, state)
     with st.container(gap="xsmall"):

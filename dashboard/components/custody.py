@@ -13,7 +13,7 @@ from dashboard.model.custody import boxes, checks
 if TYPE_CHECKING:
     from dashboard.model.rows import ActionRow, EventRow, RemitRow
 
-_MARKS = {"done": ":green[●]", "open": ":gray[○]", "missing": ":gray[–]", "bad": ":red[▲]"}
+_MARKS = {"done": ":green[●]", "open": ":gray[○]", "missing": ":gray[-]", "bad": ":red[▲]"}
 
 
 def show_chain(row: ActionRow, remit: RemitRow | None) -> None:
@@ -41,16 +41,18 @@ def show_events(events: list[EventRow]) -> None:
     previous = None
     lines: list[dict[str, object]] = []
     for event in events:
-        lines.append({
-            "Seq": event.seq,
-            "Time (UTC)": event.at.strftime("%H:%M:%S.%f")[:-3],
-            "After": words.duration(event.at - previous) if previous else "",
-            "Event": untrusted(event.type, 60),
-            "Signed by": untrusted(event.signed_by or "nobody", 40),
-            "Person": untrusted(event.actor or "", 80),
-            "Digest": event.digest[:12],
-            "In chain": "yes" if event.verify_status == "valid" else untrusted(f"no: {event.verify_status}", 40),
-        })
+        lines.append(
+            {
+                "Seq": event.seq,
+                "Time (UTC)": event.at.strftime("%H:%M:%S.%f")[:-3],
+                "After": words.duration(event.at - previous) if previous else "",
+                "Event": untrusted(event.type, 60),
+                "Signed by": untrusted(event.signed_by or "nobody", 40),
+                "Person": untrusted(event.actor or "", 80),
+                "Digest": event.digest[:12],
+                "In chain": "yes" if event.verify_status == "valid" else untrusted(f"no: {event.verify_status}", 40),
+            }
+        )
         previous = event.at
     if lines:
         st.dataframe(lines, hide_index=True, width="stretch")

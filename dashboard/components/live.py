@@ -5,9 +5,11 @@ Mounted inside the fragment it wakes, so that only this reruns and typed text el
 
 from __future__ import annotations
 
-import streamlit as st
+from streamlit.components.v2 import component
 
-_HTML = '<span class="live" role="status"><span class="dot" aria-hidden="true"></span><span class="word">…</span></span>'
+_HTML = (
+    '<span class="live" role="status"><span class="dot" aria-hidden="true"></span><span class="word">…</span></span>'
+)
 _CSS = """
 .live { display: inline-flex; align-items: center; gap: 6px; font: 13px var(--st-font); color: var(--st-gray-text-color); }
 .dot { width: 8px; height: 8px; border-radius: 50%; background: var(--st-gray-color); }
@@ -75,7 +77,7 @@ export default function (component) {
   }
 }
 """
-_mount = st.components.v2.component("remit_live", html=_HTML, css=_CSS, js=_JS)
+_mount = component("remit_live", html=_HTML, css=_CSS, js=_JS)
 
 
 def live_dot(version: str) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from dashboard.model import words
 from dashboard.components.untrusted import untrusted
+from dashboard.model import words
 from remit.clock import now
 
 if TYPE_CHECKING:

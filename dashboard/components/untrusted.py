@@ -22,4 +22,4 @@ def untrusted(value: object, limit: int | None = 120) -> str:
 
 def span(value: object, limit: int | None = 120) -> str:
     """Return a value as a code span of our own markdown, which nothing inside it can leave."""
-    return "`` " + untrusted(value, limit).replace("`", "ˋ").replace("\n", "⏎") + " ``"
+    return "`` " + untrusted(value, limit).replace("`", "ˋ").replace("\n", "⏎") + " ``"  # noqa: RUF001  (looks like it, is not)

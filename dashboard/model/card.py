@@ -49,9 +49,9 @@ class CardState(StrEnum):
     NOT_ASKED = "not_asked"
 
 
-WAITING_STATES = frozenset({
-    CardState.WAITING, CardState.VOTED, CardState.NOT_YOURS, CardState.OWN_TASK, CardState.UNINSPECTABLE
-})
+WAITING_STATES = frozenset(
+    {CardState.WAITING, CardState.VOTED, CardState.NOT_YOURS, CardState.OWN_TASK, CardState.UNINSPECTABLE}
+)
 _OUTCOMES = {"succeeded": CardState.SUCCEEDED, "failed": CardState.FAILED, "unknown": CardState.UNKNOWN}
 _ENDS = {"expired": CardState.EXPIRED, "denied": CardState.DENIED, "withdrawn": CardState.WITHDRAWN}
 

@@ -100,7 +100,11 @@ def explain(grant: Grant) -> Clause:
     return Clause(
         name=f"{grant.tool}.{grant.action}",
         bounds=tuple(bounds) or (("any arguments",) if not raw else ()),
-        calls="no limit of its own" if grant.max_calls is None else "once" if grant.max_calls == 1 else f"{grant.max_calls} times",
+        calls="no limit of its own"
+        if grant.max_calls is None
+        else "once"
+        if grant.max_calls == 1
+        else f"{grant.max_calls} times",
         raw=canonical(raw).decode() if raw else None,
     )
 

@@ -29,7 +29,7 @@ STOP_REASONS = ("suspicious behaviour", "wrong delegation", "incident response",
 def duration(value: timedelta | float | None) -> str:
     """Return a duration in its largest useful unit: `850 ms`, `42 s`, `3:12 min`, `5 h 04`; `-` when unknown."""
     if value is None:
-        return "–"
+        return "-"
     seconds = value if isinstance(value, int | float) else value.total_seconds()
     if seconds < 1:
         return f"{max(0, seconds) * 1000:.0f} ms"
@@ -42,7 +42,7 @@ def duration(value: timedelta | float | None) -> str:
 
 def clock(value: datetime | None) -> str:
     """Return the time of day with seconds, in the zone the value carries; `-` when unknown."""
-    return value.strftime("%H:%M:%S") if value is not None else "–"
+    return value.strftime("%H:%M:%S") if value is not None else "-"
 
 
 def until(value: datetime | None, now: datetime) -> str:
@@ -59,7 +59,7 @@ def ago(value: datetime | None, now: datetime) -> str:
 
 def short_digest(value: str | None) -> str:
     """Return what people compare by eye: the first 12 characters of a digest without its algorithm."""
-    return value.removeprefix("sha-256:")[:12] if value else "–"
+    return value.removeprefix("sha-256:")[:12] if value else "-"
 
 
 def short_agent(value: str) -> str:
@@ -74,7 +74,7 @@ def short_human(value: str | None) -> str:
 
 def percent(part: int, whole: int) -> str:
     """Return a share in whole percent; `-` of nothing."""
-    return f"{100 * part / whole:.0f} %" if whole else "–"
+    return f"{100 * part / whole:.0f} %" if whole else "-"
 
 
 def reason(code: str | None) -> str:

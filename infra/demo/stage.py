@@ -73,11 +73,10 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         """Start everything, in the order of dependence."""
-        try:
+        async with AsyncExitStack() as stack:  # whatever stops the start also stops what was started
+            self._stack = stack
             await self._start()
-        except BaseException:  # nothing may be left running, whatever stopped the start
-            await self._stack.aclose()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(

@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit, urlunsplit
 
 import nats
 
@@ -22,7 +21,7 @@ from infra.local.nats_server import NatsServer, server_config
 from infra.local.postgres_server import PostgresServer
 from infra.local.supervisor import ProcessSpec
 from infra.postgres.migrate import migrate
-from infra.postgres.roles import ROLES, apply_roles
+from infra.postgres.roles import ROLES, apply_roles, role_url
 from infra.provision import provision
 from remit.pipeline import PIPELINE
 from remit.runtime.keys import read
@@ -84,11 +83,10 @@ class Environment:
 
     async def __aenter__(self) -> Self:
         """Start the servers and prepare what lies in them."""
-        try:
+        async with AsyncExitStack() as stack:  # whatever stops the start also stops what was started
+            self._stack = stack
             await self._start()
-        except BaseException:  # a half-started environment must not leave servers behind, whatever stopped it
-            await self._stack.aclose()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -147,9 +145,7 @@ class Environment:
 
         """
         role = DATABASE_OF[program]
-        parts = urlsplit(self._admin_url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{role}:{self._passwords[role]}@{host}"))
+        return role_url(self._admin_url, role, self._passwords[role])
 
     def variables(self, program: str) -> dict[str, str]:
         """Return the environment variables every program of ours needs."""

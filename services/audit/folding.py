@@ -86,7 +86,7 @@ def addressed_to(admitted: Admitted, stream: str) -> str | None:
     return columns.get("action_id") or columns.get("remit_id")
 
 
-def restore(action_id: str, rows: Iterable[KeptRow], sensitive: Callable[[str], Collection[str]]) -> Tracked:
+def restore(action_id: str, rows: Iterable[KeptRow], sensitive: Callable[[str], Collection[str] | None]) -> Tracked:
     """Rebuild an action's memory from its ledger rows, in stream order."""
     tracked = Tracked(state=ActionState(action_id))
     for row in rows:
@@ -107,7 +107,7 @@ def _remember(  # noqa: PLR0913  (what one record leaves behind, called in two p
     *,
     at: datetime,
     chain_hash: bytes,
-    sensitive: Callable[[str], Collection[str]],
+    sensitive: Callable[[str], Collection[str] | None],
 ) -> None:
     if recorded is None or status != VALID:
         tracked.flags.add(f"evidence_{status}")
@@ -124,7 +124,7 @@ def fold_actions(
     *,
     head: bytes,
     memory: dict[str, Tracked],
-    sensitive: Callable[[str], Collection[str]],
+    sensitive: Callable[[str], Collection[str] | None],
 ) -> ActionBatch:
     """Fold contiguous messages of ACTIONS; `memory` must hold every action that has rows already, and is changed in place."""
     batch = ActionBatch(admitted[0].evidence.seq, admitted[-1].evidence.seq, head)
@@ -138,19 +138,19 @@ def fold_actions(
             _remember(tracked, item.recorded, status, at=item.at, chain_hash=batch.head, sensitive=sensitive)
             batch.touched[action_id] = tracked
             if item.recorded is not None and status == VALID:
-                _count(batch, tracked, cast("ActionEvent", item.recorded.event))
+                _count(batch, tracked, cast("ActionEvent", item.recorded.event), item.at)
         _keep(batch, "ACTIONS", item, status)
     return batch
 
 
-def _count(batch: ActionBatch, tracked: Tracked, event: ActionEvent) -> None:
+def _count(batch: ActionBatch, tracked: Tracked, event: ActionEvent, at: datetime) -> None:
     batch.approvals_changed = batch.approvals_changed or touches_approval(event)
     used = first_effect(tracked, event)
     if used is not None:
-        batch.uses.append((*used, instant(event.time) or item_at))
+        batch.uses.append((*used, at))
     if isinstance(event, ActionProposed):
         row = tracked.opening
-        batch.seen.append((row["agent_id"], row["agent_name"], row["remit_id"], event.time))
+        batch.seen.append((row["agent_id"], row["agent_name"], row["remit_id"], at))
 
 
 def fold_remits(admitted: list[Admitted], *, head: bytes, memory: dict[str, RemitState]) -> RemitBatch:

@@ -40,8 +40,8 @@ MAX_RATIONALE = 2_000
 _STATUS_OF_REFUSAL = {Reason.DENIED: "denied", Reason.EXPIRED: "expired"}
 
 
-def opening(event: ActionProposed, sensitive: Collection[str] = ()) -> Row:
-    """Return the columns a proposal fixes; `sensitive` are the arguments the registry marks x-remit-sensitive."""
+def opening(event: ActionProposed, sensitive: Collection[str] | None = ()) -> Row:
+    """Return the columns a proposal fixes; `sensitive` are the arguments the registry marks x-remit-sensitive, None all."""
     said, agent, tool = event.data, event.data.principal.agent, event.data.principal.tool
     proposal = _proposal(said.proposal)
     arguments: dict[str, Any] = proposal.get("arguments") or {}

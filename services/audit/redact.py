@@ -29,11 +29,15 @@ _SECRET_VALUE = re.compile(
 )
 
 
-def redact_arguments(arguments: Mapping[str, JsonValue], sensitive: Collection[str] = ()) -> dict[str, JsonValue]:
-    """Return the arguments as people may see them; `sensitive` are the top-level names marked x-remit-sensitive."""
-    return {
-        _text(name): hidden(value) if name in sensitive else _member(name, value) for name, value in arguments.items()
-    }
+def redact_arguments(
+    arguments: Mapping[str, JsonValue], sensitive: Collection[str] | None = ()
+) -> dict[str, JsonValue]:
+    """Return the arguments as people may see them; `sensitive` are the top-level names marked x-remit-sensitive.
+
+    None hides every value: nobody could say which of them are.
+    """
+    marked = arguments.keys() if sensitive is None else sensitive
+    return {_text(name): hidden(value) if name in marked else _member(name, value) for name, value in arguments.items()}
 
 
 def redact_text(value: str | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from remit import tables
 from remit.errors import TransientError
-from remit.ledger_chain import Evidence
+from remit.ledger_chain import Evidence, record_digest
 from services.audit.encoding import to_json
 from services.audit.folding import KeptRow
 from services.audit.remit_rows import write_remit
@@ -73,7 +73,7 @@ INSERT INTO audit.agents (agent_id, name, state, last_seen)
 SELECT agent_id, min(name), 'unknown', max(at) FROM seen GROUP BY agent_id
 ON CONFLICT (agent_id) DO UPDATE SET last_seen = greatest(agents.last_seen, excluded.last_seen)
 """
-_ROWS_OF = {
+ROWS_OF = {
     stream: f"""
     SELECT {column} AS id, stream_seq, subject, body, kid, sig, recorded_at, verify_status, chain_hash
     FROM audit.audit_event WHERE stream = '{stream}' AND {column} = ANY($1::text[]) ORDER BY stream_seq
@@ -102,11 +102,17 @@ class Store:
         [row] = await self._fence.fetch("SELECT last_seq, chain_head FROM audit.progress WHERE stream = $1", stream)
         return Position(row["last_seq"], row["chain_head"])
 
+    async def record_at(self, stream: str, seq: int) -> bytes | None:
+        """Return the digest of the message that the ledger holds at a sequence."""
+        query = "SELECT subject, kid, sig, body_sha256 FROM audit.audit_event WHERE stream = $1 AND stream_seq = $2"
+        found = await self._fence.fetch(query, stream, seq)
+        return record_digest(*found[0]) if found else None
+
     async def rows_of(self, stream: str, ids: Iterable[str]) -> dict[str, list[KeptRow]]:
         """Return the ledger rows of actions or remits by id, in stream order; unknown ids are absent."""
         found: dict[str, list[KeptRow]] = {}
         wanted = list(ids)
-        for row in await self._fence.fetch(_ROWS_OF[stream], wanted) if wanted else []:
+        for row in await self._fence.fetch(ROWS_OF[stream], wanted) if wanted else []:
             found.setdefault(row["id"], []).append(kept(row))
         return found
 

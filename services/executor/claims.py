@@ -40,7 +40,6 @@ DOWN = (
 CLAIM_TRIES = 3
 LEASE_S = 15.0
 """How long an interrupted claim belongs to the sweeper that found it."""
-PRUNE_AFTER_DAYS = 7
 
 _CLAIM = "SELECT control.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 _ROW = (
@@ -79,13 +78,7 @@ SELECT id, subject_id, event_type, discriminator, draft FROM control.outbox
 WHERE service = 'executor' AND done_at IS NULL AND created_at < clock_timestamp() - make_interval(secs => $1)
 ORDER BY created_at LIMIT $2
 """
-_DONE = "UPDATE control.outbox SET done_at = clock_timestamp() WHERE id = ANY($1::bigint[]) AND done_at IS NULL"
-_PRUNE = """
-DELETE FROM control.outbox WHERE id IN (
-    SELECT id FROM control.outbox WHERE service = 'executor' AND done_at < clock_timestamp() - make_interval(days => $1)
-    LIMIT 1000
-)
-"""
+_DONE = "DELETE FROM control.outbox WHERE id = ANY($1::bigint[])"
 _EVIDENCE_AGE = (
     "SELECT extract(epoch FROM clock_timestamp() - at)::float8 FROM control.heartbeat WHERE service = 'audit'"
 )
@@ -244,12 +237,8 @@ class ClaimStore:
         ]  # fmt: skip
 
     async def mark_done(self, ids: Sequence[int]) -> None:
-        """Note that the events of these rows are in the ledger."""
+        """Delete rows whose events are in the ledger: what they said stands there and in `execution`."""
         await _answered(self._pool.execute(_DONE, list(ids)))
-
-    async def prune(self) -> None:
-        """Delete outbox rows that were done a week ago; the ledger has their events."""
-        await _answered(self._pool.execute(_PRUNE, PRUNE_AFTER_DAYS))
 
     async def evidence_age_s(self) -> float | None:
         """Return the age of the projector's heartbeat, or None when there never was one."""

@@ -87,7 +87,6 @@ class Outbox:
                 for queued in await self.claims.undone(older_than_s=self.after_s, limit=BATCH):
                     await self._repeat(queued)
                 await self.flush()
-                await self.claims.prune()
             except TransientError as error:
                 log.warning("outbox waits", detail=str(error))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from remit.events import (
 )
 from remit.ids import fresh_key
 from remit.reasons import Outcome, Reason, Verdict
+from remit.remits import Grant
 from remit.runtime.ledger import Draft
 from tests.support import factories as f
 from tests.support.approval_stage import Stage, stage
@@ -35,6 +38,7 @@ from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 ARGS = f.COMMON["action"].args_digest
 
@@ -158,10 +162,11 @@ async def test_spent_and_stopped_is_not_even_asked(on: Stage) -> None:
     target = {"kind": "tool", "target": "bank.send_money", "reason": "test"}
     assert (await on.ask("emma", RevokeCommand, **target)).status == "forbidden"
     assert (await on.ask("otto", RevokeCommand, **target)).status == "ok"
+    await asyncio.sleep(0.5)  # the copy is advisory: both replicas look ten times a second
     stopped = await on.evaluate(await on.grant(), Verdict.ALLOW)
-    assert (await on.ask("otto", RevokeCommand, **target, lift=True)).status == "ok"
     await eventually(lambda: on.last(stopped), "refused")
-    await asyncio.sleep(0.3)  # both replicas look again ten times a second
+    assert (await on.ask("otto", RevokeCommand, **target, lift=True)).status == "ok"
+    await asyncio.sleep(0.5)
     unknown = await on.ask("otto", RevokeCommand, kind="tool", target="bank.rob", reason="test")
     assert (unknown.status, unknown.field) == ("invalid", "target")
 
@@ -210,17 +215,49 @@ async def test_after_a_revoke_of_a_remit_returned_no_claim_commits(on: Stage) ->
     assert (await on.ask("emma", RevokeCommand, kind="remit", target=remit_id, reason="done")).status == "ok"
 
 
-async def test_an_unanswered_approval_expires(on: Stage) -> None:
-    remit_id = await on.grant()
-    action = await on.evaluate(remit_id, Verdict.ASK)
-    await eventually(lambda: on.last(action), "approval_requested")
-    state = await on.read(action)
-    assert state.last is not None
-    assert state.last.expirytime is not None
+async def test_a_row_alone_expires_nothing(on: Stage) -> None:
+    action = await asked(on, await on.grant())
     await on.pool.execute("UPDATE control.pending SET expires_at = now() WHERE action_id = $1", action)
-    await asyncio.sleep(1.0)
-    # The event's own deadline is the truth; a row alone expires nothing.
+    await asyncio.sleep(1.0)  # three sweeps of two replicas
     assert await on.last(action) == "approval_requested"
+    assert (await approve(on, "dana", action)).status == "ok"
+
+
+async def test_an_approval_survives_the_death_of_every_replica(on: Stage) -> None:
+    remit_id = await on.grant()
+    action = await asked(on, remit_id)
+    before = on.supervisor.pids("approval")
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    late = await on.evaluate(remit_id, Verdict.ASK, session=fresh_key())
+    await eventually(lambda: set(on.supervisor.pids("approval")).isdisjoint(before))
+    await on.supervisor.ready()
+    assert (await approve(on, "dana", action)).status == "ok"
+    await eventually(lambda: on.last(late), "approval_requested", within_s=40)
+
+
+async def test_a_revoke_against_claims_leaves_no_claim_behind_its_answer(on: Stage) -> None:
+    remit_id = await on.grant(max_calls=1000, grants=[Grant(type="tool_call", tool="bank", action="send_money")])
+    actions = [await on.evaluate(remit_id, Verdict.ALLOW) for _ in range(3)]
+    await eventually(lambda: on.last(actions[-1]), "approved")
+    returned = asyncio.Event()
+    after = Counter[str]()
+
+    async def claims() -> None:
+        for number in range(60):
+            before = returned.is_set()
+            result = await claim(on, f"{number:032x}", remit_id)
+            after.update([result] if before else [])
+
+    async def revoke() -> None:
+        await asyncio.sleep(0.05)
+        reply = await on.ask("emma", RevokeCommand, kind="remit", target=remit_id, reason="done")
+        assert reply.status == "ok"
+        returned.set()
+
+    await asyncio.gather(*(claims() for _ in range(1)), revoke())
+    assert set(after) <= {"remit_revoked"}
+    assert await claim(on, actions[0], remit_id) == "remit_revoked"
 
 
 async def test_an_unknown_outcome_is_resolved_once_through_the_executors_outbox(on: Stage) -> None:
@@ -267,6 +304,21 @@ async def _executed_unknown(on: Stage, action: str) -> None:
 )
 async def test_who_does_not_prove_a_person_commands_nothing(on: Stage, subject: str, body: bytes, status: str) -> None:
     assert (await on.send(subject, body)).status == status
+
+
+async def test_an_unanswered_approval_expires(tmp_path: Path) -> None:
+    async with stage(tmp_path, REMIT_APPROVAL_TIMEOUT_S="1", REMIT_SWEEP_S="0.2") as quick:
+        await quick.apply()
+        action = await quick.evaluate(await quick.grant(), Verdict.ASK)
+        await eventually(lambda: quick.last(action), "refused")
+        state = await quick.read(action)
+        refused, request = state.must(ActionRefused), state.must(ActionApprovalRequested)
+        assert (refused.data.reason, refused.data.by) == (Reason.EXPIRED, None)
+        assert request.expirytime is not None
+        assert refused.time >= request.expirytime
+        late = await approve(quick, "dana", action)
+        assert (late.status, late.decision, late.decided_by) == ("decided", "refused", None)
+        await eventually(lambda: quick.value("SELECT count(*) FROM control.pending"), 0)
 
 
 async def test_no_token_ever_reaches_a_log(on: Stage) -> None:

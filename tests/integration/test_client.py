@@ -34,6 +34,7 @@ from remit.events import ActionEvaluated
 from remit.nkey import signing_key
 from remit.proposal import SIGNATURE_HEADER, Notice, signed_bytes
 from remit.reasons import Stage, Verdict
+from tests.integration.agent_world import IDENTITY, World
 from tests.support import factories
 from tests.support.servers import connected
 from tests.support.waiting import eventually

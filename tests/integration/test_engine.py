@@ -160,7 +160,7 @@ async def test_junk_is_kept_as_evidence_and_never_decided(stage: Stage) -> None:
 
 async def test_replicas_share_the_work_and_no_action_is_decided_twice(stage: Stage) -> None:
     ids = [f"{i:032x}" for i in range(60)]
-    async with stage.running(_evaluate, batch_size=4), stage.running(_evaluate, batch_size=4) as second:
+    async with stage.running(_evaluate, workers=4), stage.running(_evaluate, workers=4) as second:
         for action_id in ids:
             await stage.propose(action_id)
         await eventually(stage.pending, (0, 0))

@@ -34,7 +34,7 @@ from tests.support import factories as f
 from tests.support.servers import connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Generator
 
     from nats.aio.client import Client
 
@@ -45,7 +45,7 @@ CLIENT = "remit-cli"
 
 
 @contextmanager
-def provider() -> Iterator[str]:
+def provider() -> Generator[str]:
     """Run the OpenID provider of the demonstration and yield its issuer."""
     process = subprocess.Popen([sys.executable, "-m", "infra.demo.identity"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -147,11 +147,10 @@ async def stage(directory: Path, **settings: str) -> AsyncGenerator[Stage]:
         environment = await stack.enter_async_context(Environment(directory))
         trusted = f'[{{"issuer": "{issuer}", "client_ids": ["{CLIENT}"]}}]'
         spec = environment.service("approval", {"REMIT_OIDC_ISSUERS": trusted, **settings})
-        supervisor = await stack.enter_async_context(Supervisor([spec]))
+        supervisor = await stack.enter_async_context(Supervisor([spec], scale={"approval": 2}))
         pool = await stack.enter_async_context(asyncpg.create_pool(environment.admin_url, min_size=1, max_size=10))
         ledgers = {name: await _ledger(stack, environment, name) for name in ("intake", "policy", "tokens", "executor")}
         client = await stack.enter_async_context(connected(environment.nats_url, environment.keys_dir, "cli"))
-        await supervisor.scale("approval", 2)
         await asyncio.wait_for(supervisor.ready(), 60)
         yield Stage(environment, supervisor, issuer, pool, client, ledgers)
 

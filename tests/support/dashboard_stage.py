@@ -70,7 +70,10 @@ class Approval:
                    terminal = case when $2 = 'denied' then 'refused' end
                    where action_id = $1 and approval_status = 'requested' and ($4::text is null or args_digest = $4)
                    returning 1""",
-                command.action_id, status, by, getattr(command, "args_digest", None),
+                command.action_id,
+                status,
+                by,
+                getattr(command, "args_digest", None),
             )
             if changed:
                 self.decided[command.action_id] += 1
@@ -102,6 +105,12 @@ class Stage:
             if announce:
                 await bump(connection)
 
+    async def expire(self, number: int) -> None:
+        """Take one seeded action out of the queue."""
+        await self.database.execute(
+            "update audit.actions_all set approval_status = 'expired' where action_id = $1", f"{number:032x}"
+        )
+
 
 async def insert(connection: Any, table: str, row: dict[str, Any]) -> None:
     """Insert one row given as column to value; JSON columns take Python values."""
@@ -121,12 +130,17 @@ async def beat(database: asyncpg.Pool[asyncpg.Record]) -> None:
 async def stage(directory: Path) -> AsyncGenerator[Stage]:
     """Start everything; yield when the dashboard is healthy."""
     keys = make_keys(directory / "keys")
-    async with PostgresServer(directory / "postgres") as postgres, provisioned_nats(directory / "nats", keys) as nats_url:
+    async with (
+        PostgresServer(directory / "postgres") as postgres,
+        provisioned_nats(directory / "nats", keys) as nats_url,
+    ):
         admin_url = await postgres.create_database("remit")
         await migrate(admin_url)
-        async with asyncpg.create_pool(admin_url, min_size=1, max_size=4) as database, connected(
-            nats_url, keys, "approval"
-        ) as client, httpx.AsyncClient(trust_env=False) as http:
+        async with (
+            asyncpg.create_pool(admin_url, min_size=1, max_size=4) as database,
+            connected(nats_url, keys, "approval") as client,
+            httpx.AsyncClient(trust_env=False) as http,
+        ):
             with _program(["infra.demo.identity", "--port", "0"], {}, directory / "identity.log") as identity:
                 issuer = await _first_line(identity)
                 trusted = TrustedIssuer(issuer=issuer, client_ids=[CLIENT])

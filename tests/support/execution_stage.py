@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
 from remit.bundle import BundleContent
 from remit.bundle_store import BUNDLE_KEY, encode_bundle
 from remit.canonical import canonical, digest_bytes
 from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized
-from remit.fold import ActionState
 from remit.ids import action_id, jti
+from remit.reasons import Verdict
 from remit.runtime.bus import Bus
 from remit.runtime.keys import load_service_keys
 from remit.runtime.ledger import Draft, Ledger
 from remit.runtime.runner import Runner
 from remit.runtime.telemetry import Telemetry
 from remit.verify import SCOPE
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-
 from services.tokens.minting import Executor
 from services.tokens.signing import KeyRing
 from tests.support import execution as x
@@ -39,10 +39,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nats.aio.client import Client
+    from starlette.requests import Request
+
     from remit.bundle import ToolEntry
     from remit.events import ActionEvent
+    from remit.fold import ActionState
     from remit.runtime.service import Service
-    from starlette.requests import Request
 
 ISSUER = "https://remit.example"
 
@@ -94,6 +96,8 @@ class Stage:
         finally:
             service.stopping.set()
             await running
+            # The watchdog thread outlives the service; it must not end the process of the tests for it.
+            service.vitals.stopping_since = float("inf")
 
     def tool_entry(self, **more: Any) -> ToolEntry:
         """Return the registry entry of the counting tool."""
@@ -110,20 +114,30 @@ class Stage:
             for key, part in (*encoded.parts.items(), (BUNDLE_KEY, encoded.value)):
                 await Bus(client).append(f"$KV.REGISTRY.{key}", part, {})  # type: ignore[arg-type]
 
-    async def tokenize(self, tool: ToolEntry, key: str, *, attempt: int = 1, lifetime_s: int = 60, **claims: Any) -> ActionState:
+    async def tokenize(
+        self, tool: ToolEntry, key: str, *, attempt: int = 1, lifetime_s: int = 60, **claims: Any
+    ) -> ActionState:
         """Write an action up to its sealed token, each event under its own service's key."""
         action, arguments = x.action_of(tool), {"text": "hello"}
         identity, now = action_id("default", "bookkeeper", key), datetime.now(UTC)
         common = x.common_of(action, arguments, identity)
         state = await self.ledgers["executor"].read(identity)
         if not state.chain:
-            proposal = f.PROPOSAL | {"tool": tool.tool, "action": action.name, "arguments": arguments, "idempotency_key": key}
+            proposal = f.PROPOSAL | {
+                "tool": tool.tool,
+                "action": action.name,
+                "arguments": arguments,
+                "idempotency_key": key,
+            }
             texts = {"proposal": canonical(proposal).decode(), "idempotency_key": key}
-            decision = f.EVALUATED.decision.model_copy(update={"verdict": "allow"})
+            decision = f.EVALUATED.decision.model_copy(update={"verdict": Verdict.ALLOW})
             until = {"approved_at": now, "approved_until": now + timedelta(minutes=5), "by": "policy", "votes": []}
             steps = (
                 ("intake", Draft(event=ActionProposed, data=f.PROPOSED.model_copy(update=common | texts))),
-                ("policy", Draft(event=ActionEvaluated, data=f.EVALUATED.model_copy(update=common | {"decision": decision}))),
+                (
+                    "policy",
+                    Draft(event=ActionEvaluated, data=f.EVALUATED.model_copy(update=common | {"decision": decision})),
+                ),
                 ("approval", Draft(event=ActionApproved, data=f.APPROVED.model_copy(update=common | until))),
             )
             for service, draft in steps:
@@ -134,7 +148,14 @@ class Stage:
         )
 
     def _tokenized(
-        self, action: Any, identity: str, common: dict[str, Any], *, attempt: int, lifetime_s: int, claims: dict[str, Any]
+        self,
+        action: Any,
+        identity: str,
+        common: dict[str, Any],
+        *,
+        attempt: int,
+        lifetime_s: int,
+        claims: dict[str, Any],
     ) -> Any:
         trust = load_service_keys(self.keys, "tokens").environment
         executor = Executor(trust.executor_x25519, trust.executor_jkt)
@@ -162,6 +183,14 @@ class Stage:
     async def redrive(self, key: str) -> None:
         """Ask the executor to look at an action again, as the reconciler does."""
         await self.audit.publish("redrive.executor", action_id("default", "bookkeeper", key).encode())
+
+    @asynccontextmanager
+    async def listening(self, subject: str, callback: Any) -> AsyncGenerator[None]:
+        """Hear a core subject as the tokens service does."""
+        async with connected(self.nats_url, self.keys, "tokens", inbox="tokens.listener") as client:
+            await client.subscribe(subject, cb=callback)
+            await client.flush()
+            yield
 
     async def last(self, key: str) -> ActionEvent | None:
         """Return the newest valid event of an action."""
@@ -205,8 +234,4 @@ async def staged(nats_url: str, database_url: str, keys: Path) -> AsyncGenerator
                 telemetry=Telemetry("test"),
             )
         audit = await stack.enter_async_context(connected(nats_url, keys, "audit"))
-        yield Stage(
-            nats_url, database_url, keys, tool, port, f"http://127.0.0.1:{port}/jwks", ring, ledgers, audit
-        )
-
-
+        yield Stage(nats_url, database_url, keys, tool, port, f"http://127.0.0.1:{port}/jwks", ring, ledgers, audit)

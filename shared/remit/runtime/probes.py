@@ -38,9 +38,9 @@ class Probed(Protocol):
 class Probes:
     """Periodic checks; readiness is their latest answer."""
 
-    def __init__(self, *, service: Probed, batch_size: int) -> None:
+    def __init__(self, *, service: Probed, workers: int) -> None:
         """Remember whom to watch."""
-        self._service, self._batch_size = service, batch_size
+        self._service, self._workers = service, workers
         self._checked_at = 0.0
         self._postgres: Callable[[], Awaitable[bool]] | None = None
         self._postgres_ok_at = 0.0
@@ -102,7 +102,7 @@ class Probes:
                 return f"consumer {name} does not exist"
             if config_hash(info["config"]) != consumer_spec(consumption.stream, consumption.durable).hash:
                 return f"consumer {name} is not configured as provisioned"
-            busy = info["num_ack_pending"] >= self._batch_size
+            busy = info["num_ack_pending"] >= self._workers
             starving = starving or (info["num_pending"] > 0 and not info.get("paused") and not busy)
         self._service.vitals.starving = starving
         return None

@@ -73,6 +73,7 @@ class Runner:
             await self._stop(starting)
             web.should_exit = True
             await serving
+        service.vitals.ended = True
 
     async def _start(self) -> None:
         service = self._service

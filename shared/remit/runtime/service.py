@@ -90,7 +90,7 @@ class Service:
             telemetry=self.telemetry,
             vitals=self.vitals,
         )
-        self.probes = Probes(service=self, batch_size=settings.batch_size)
+        self.probes = Probes(service=self, workers=settings.workers)
         self.http_routes: list[BaseRoute] = []
         self.tasks: list[tuple[str, Factory]] = [
             ("heartbeats", self.engine.heartbeats),
@@ -237,7 +237,7 @@ class Service:
         )
 
     def _subscribe(self, consumption: Consumption, subject: str, work: RawHandler) -> None:
-        pull = Pull(consumption=consumption, subject=subject, batch_size=self.settings.batch_size)
+        pull = Pull(consumption=consumption, subject=subject, workers=self.settings.workers)
         subscribe(self.broker, pull, service=self.name, engine=self.engine, work=work)
 
     # Connection events

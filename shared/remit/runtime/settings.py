@@ -35,7 +35,7 @@ class ServiceSettings(BaseSettings):
     http_port: int = Field(
         default=0, ge=0, le=65535, description="Health, metrics and service routes; 0 picks a free one."
     )
-    batch_size: int = Field(default=16, ge=1, le=256, description="Concurrent handlers of one replica.")
+    workers: int = Field(default=16, ge=1, le=256, description="Concurrent handlers of one replica.")
     log_level: str = "INFO"
     bundle_poll_s: float = Field(default=10.0, gt=0)
     bundle_stale_s: float = Field(default=60.0, gt=0, description="A bundle unread for so long permits nothing.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 MAX_REPLICAS = 8
 """Replicas of one service that a durable can keep busy."""
-BATCH_SIZE = 16
+WORKERS = 16
 """Concurrent handlers of one replica that a durable can keep busy."""
 PROJECTOR_ACK_PENDING = 2_000
 """The projector fetches 500 at a time and commits them in one transaction."""
@@ -118,7 +118,7 @@ class ConsumerSpec:
     stream: str
     durable: str
     subjects: tuple[str, ...]
-    max_ack_pending: int = MAX_REPLICAS * BATCH_SIZE
+    max_ack_pending: int = MAX_REPLICAS * WORKERS
 
     def config(self, sizing: Sizing = EMBEDDED) -> dict[str, Any]:
         """Return the configuration for `$JS.API.CONSUMER.CREATE`; durations in nanoseconds."""
@@ -186,7 +186,7 @@ CONSUMERS: tuple[ConsumerSpec, ...] = tuple(
         stream=row.stream,
         durable=row.durable,
         subjects=row.subjects,
-        max_ack_pending=PROJECTOR_ACK_PENDING if row.durable == "audit" else MAX_REPLICAS * BATCH_SIZE,
+        max_ack_pending=PROJECTOR_ACK_PENDING if row.durable == "audit" else MAX_REPLICAS * WORKERS,
     )
     for service in PIPELINE
     for row in service.consumes

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("remit.subscriptions")
 
-FETCH_TIMEOUT_S = 5.0
+FETCH_TIMEOUT_S = 10.0
 CONCURRENT_REQUESTS = 32
 REPLY_PREFIXES = ("_IBX.", "_R_.")
 """A responder answers inboxes only; any other reply subject would let the asker publish with our rights (bus section 9)."""
@@ -43,7 +43,7 @@ class Pull:
 
     consumption: Consumption
     subject: str
-    batch_size: int
+    workers: int
 
 
 def build_broker(
@@ -80,7 +80,9 @@ def _tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
     if settings.tls_ca_file is None:
         return None
     if settings.tls_cert_file is None or settings.tls_key_file is None:
-        raise ConfigurationError("REMIT_TLS_CA_FILE is set; mutual TLS needs REMIT_TLS_CERT_FILE and REMIT_TLS_KEY_FILE too")
+        raise ConfigurationError(
+            "REMIT_TLS_CA_FILE is set; mutual TLS needs REMIT_TLS_CERT_FILE and REMIT_TLS_KEY_FILE too"
+        )
     context = ssl.create_default_context(cafile=settings.tls_ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
@@ -93,23 +95,28 @@ async def _raw(message: Any) -> bytes:  # noqa: ANN401  (FastStream's decoder ty
 
 
 def subscribe(broker: NatsBroker, pull: Pull, *, service: str, engine: Engine, work: RawHandler) -> None:
-    """Bind a durable to the engine; exactly `batch_size` handlers run at once and nothing is prefetched."""
+    """Bind a durable to the engine by `workers` pulls of one message each.
+
+    So exactly that many handlers run at once, nothing is prefetched, no slow handler holds up the others, and no message waits
+    for a batch to fill: nats-py 2.16 keeps a partial `fetch(n)` until its timeout (ARCHITECTURE.md decision 11).
+    """
     durable = pull.consumption.durable
 
     async def on_message(body: bytes) -> None:  # noqa: ARG001  (FastStream passes the decoded body)
         await engine.on_message(broker.context.get_local("message").raw_message, durable, work)
 
-    subscriber = broker.subscriber(
-        pull.subject,
-        stream=JStream(pull.consumption.stream, declare=False),
-        durable=durable,
-        pull_sub=PullSub(batch_size=pull.batch_size, timeout=FETCH_TIMEOUT_S),
-        ack_policy=AckPolicy.MANUAL,
-        no_reply=True,
-        decoder=_raw,
-        inbox_prefix=f"_IBX.{service}.".encode(),
-    )
-    subscriber(on_message)
+    for _ in range(pull.workers):
+        subscriber = broker.subscriber(
+            pull.subject,
+            stream=JStream(pull.consumption.stream, declare=False),
+            durable=durable,
+            pull_sub=PullSub(batch_size=1, timeout=FETCH_TIMEOUT_S),
+            ack_policy=AckPolicy.MANUAL,
+            no_reply=True,
+            decoder=_raw,
+            inbox_prefix=f"_IBX.{service}.".encode(),
+        )
+        subscriber(on_message)
 
 
 async def answer_requests(client: Client, subject: str, handler: Answerer, *, service: str) -> None:

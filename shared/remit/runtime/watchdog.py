@@ -52,6 +52,8 @@ class Vitals:
     waiting_for_dependency: bool = False
     """Still starting: the reason is logged, and restarting would not help."""
     stopping_since: float | None = None
+    ended: bool = False
+    """The run is over in good order, so there is nothing left to watch; a process may outlive it."""
 
 
 class Watchdog(threading.Thread):
@@ -63,9 +65,11 @@ class Watchdog(threading.Thread):
         self._vitals = vitals
 
     def run(self) -> None:
-        """Look once a second until the process ends."""
+        """Look once a second until the run or the process ends."""
         while True:
             time.sleep(1.0)
+            if self._vitals.ended:
+                return
             verdict = judge(self._vitals, time.monotonic())
             if verdict is not None:
                 die(*verdict)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 IDENTITY = Identity(runtime="r", model_family="f", model_version="1", config_digest="sha-256:c", session="s")
 SEED = nkeys.new_seed()
+ACCOUNT = "AACQKBIFAUCQKBIFAUCQKBIFAUCQKBIFAUCQKBIFAUCQKBIFAUCQKQYI"
+"""Public nkey of an account: right checksum, wrong kind."""
 ACTION = "0123456789abcdef" * 2
 FIELDS: dict[str, Any] = {
     "idempotency_key": "k",
@@ -147,8 +149,8 @@ def test_nkeys_are_read_as_the_broker_tooling_writes_them() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "U", SEED, "U" + "A" * 55, "U" + "a" * 55],
-    ids=["empty", "short", "seed", "checksum", "lower case"],
+    ["", "U", SEED, "U" + "A" * 55, "U" + "a" * 55, ACCOUNT],
+    ids=["empty", "short", "seed", "checksum", "lower case", "account"],
 )
 def test_public_nkey_with_a_wrong_shape_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="nkey"):

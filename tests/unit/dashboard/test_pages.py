@@ -75,7 +75,10 @@ def test_approve_sends_exactly_what_was_shown() -> None:
     command = sender.sent[0]
     assert isinstance(command, ApproveCommand)
     assert (command.action_id, command.version, command.args_digest, command.shown_digest) == (
-        row.action_id, row.round, row.args_digest, row.shown_digest,
+        row.action_id,
+        row.round,
+        row.args_digest,
+        row.shown_digest,
     )
     assert command.id_token.get_secret_value() == "header.claims.signature"
     assert "Done" in words_on(app)
@@ -170,8 +173,14 @@ def test_the_open_card_stays_when_a_riskier_ask_arrives() -> None:
 
 def test_forged_markup_reaches_only_plain_text_and_code() -> None:
     row = an_action(
-        args={"note": FORGED}, rationale=FORGED, resource_id=FORGED, name="bank.send_money", rule_ids=(FORGED,),
-        environment=FORGED, unnamed_sinks=(FORGED,), approvers=("payments", FORGED),
+        args={"note": FORGED},
+        rationale=FORGED,
+        resource_id=FORGED,
+        name="bank.send_money",
+        rule_ids=(FORGED,),
+        environment=FORGED,
+        unnamed_sinks=(FORGED,),
+        approvers=("payments", FORGED),
     )
     install(MemoryQueries([row], remit_rows=[a_remit(task=FORGED, human=f"x|{FORGED}")]))
     for page in ("approvals", "today", "delegate", "investigate", "stop"):

@@ -1,0 +1,206 @@
+"""The active projector: one replica holds the lock and follows the four streams; the others wait, healthy.
+
+Every failure of Postgres or the broker ends a tenure, and the next one begins at the cursor. A hole in a stream ends the
+process: it is named, never skipped. Source: design, bus sections 7 (projector row) and 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from remit.clock import monotonic
+from remit.errors import PermanentError, TransientError
+from remit.ledger_chain import evidence_from
+from services.audit.chain import GapError, next_missing
+from services.audit.database import Fence, Pool, try_fence
+from services.audit.source import Source, taken
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from remit.runtime.bus import Bus
+    from remit.runtime.delivery import Inbound
+    from services.audit.handlers import AuditHandlers
+    from services.audit.store import Store
+
+log = structlog.get_logger("audit.projector")
+
+STANDBY_POLL_S = 1.0
+PASS_S = 1.0
+"""Longest wait of one pass: heartbeats and signs of life are at most so late."""
+QUIET_PASS_S = 5.0
+HEAL_ATTEMPTS = 3
+HEAL_PAUSE_S = 0.2
+
+Stamp = Callable[[], None]
+Task = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenure:
+    """What one holder of the lock works with; `tasks` run beside the streams."""
+
+    handlers: AuditHandlers
+    store: Store
+    on_finished: Callable[[list[Any]], None]
+    tasks: tuple[Task, ...] = ()
+
+
+class Projector:
+    """Runs for ever; `begin` builds a tenure for a fence, `stamp` says that the process is alive and not stuck."""
+
+    def __init__(  # noqa: PLR0913  (composed once, in app.py)
+        self,
+        *,
+        pool: Pool,
+        bus: Bus,
+        source: Callable[[str], Source],
+        begin: Callable[[Fence], Tenure],
+        stamp: Stamp,
+        linger_s: float,
+        heartbeat_s: float,
+    ) -> None:
+        """Bind the parts; nothing is read yet."""
+        self._pool, self._bus, self._source, self._begin, self._stamp = pool, bus, source, begin, stamp
+        self._linger_s, self._heartbeat_s = linger_s, heartbeat_s
+        self._beat_at = 0.0
+
+    async def run(self) -> None:
+        """Be the active projector whenever the lock is free.
+
+        Raises:
+            GapError: a stream has a hole, or is not the one that was projected.
+            TamperError: rows of the ledger are not what was chained.
+
+        """
+        said = False
+        while True:
+            self._stamp()
+            try:
+                async with try_fence(self._pool) as fence:
+                    if fence is not None:
+                        log.info("active projector")
+                        await self._serve(fence)
+                    elif not said:
+                        log.info("standing by: another replica holds the projector lock")
+                        said = True
+            except TransientError as error:
+                log.warning("projection interrupted, it goes on from the cursor", detail=str(error))
+                said = False
+            await asyncio.sleep(STANDBY_POLL_S)
+
+    async def _serve(self, fence: Fence) -> None:
+        tenure = self._begin(fence)
+        handlers = tenure.handlers
+
+        async def actions(messages: list[Inbound]) -> None:
+            tenure.on_finished(await handlers.on_actions(messages))
+            self._beat_at = monotonic()
+
+        lost: TransientError | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow("ACTIONS", tenure, actions))
+                group.create_task(self._follow("REMITS", tenure, handlers.on_remits))
+                group.create_task(self._collect("DLQ", handlers.on_dead_letters))
+                group.create_task(self._collect("ADVISORIES", handlers.on_advisories))
+                for task in tenure.tasks:
+                    group.create_task(task())
+        except* TransientError as errors:
+            lost = TransientError(str(errors.exceptions[0]))
+        except* PermanentError as errors:
+            log.error("the projector halts", detail=str(errors.exceptions[0]))  # noqa: TRY400  (no stack needed)
+            raise
+        if lost is not None:
+            raise lost
+
+    async def _follow(self, stream: str, tenure: Tenure, handle: Callable[[list[Inbound]], Awaitable[None]]) -> None:
+        """Project one chained stream, contiguously from the cursor on."""
+        source = self._source(stream)
+        following = await tenure.handlers.resume(stream)
+        await self._check_anchor(stream, tenure)
+        await source.restart_at(following)
+        healed = 0
+        try:
+            while True:
+                messages = await source.batch(wait_s=PASS_S, linger_s=self._linger_s)
+                self._stamp()
+                fresh, missing = self._fresh(messages, tenure.handlers.positions[stream].last_seq)
+                if missing is not None:
+                    healed += 1
+                    await self._heal(source, stream, missing, attempt=healed)
+                    continue
+                if fresh:
+                    healed = 0
+                    await handle(fresh)
+                await source.acknowledge(messages)
+                if stream == "ACTIONS":
+                    await self._beat(tenure)
+        finally:
+            await source.close()
+
+    @staticmethod
+    def _fresh(messages: list[Msg], last_seq: int) -> tuple[list[Inbound], int | None]:
+        """Return what lies beyond the cursor, each sequence once, and the first sequence that is missing there."""
+        by_seq = {m.seq: m for m in taken(messages) if m.seq is not None and m.seq > last_seq}
+        return list(by_seq.values()), next_missing(last_seq, list(by_seq))
+
+    async def _beat(self, tenure: Tenure) -> None:
+        if monotonic() - self._beat_at >= self._heartbeat_s:
+            await tenure.store.beat()
+            self._beat_at = monotonic()
+
+    async def _heal(self, source: Source, stream: str, missing: int, *, attempt: int) -> None:
+        """Let the durable deliver again from the missing sequence: lost deliveries come back, holes do not.
+
+        Raises:
+            GapError: it still is not delivered.
+
+        """
+        if attempt <= HEAL_ATTEMPTS:
+            log.warning("sequence not delivered, asking again", stream=stream, missing=missing, attempt=attempt)
+            await asyncio.sleep(HEAL_PAUSE_S)
+            await source.restart_at(missing)
+            return
+        held = await self._bus.leader_read(stream, {"seq": missing})
+        where = "the leader holds it, the consumer's replica does not" if held else "no replica that answers holds it"
+        raise GapError(
+            f"{stream} sequence {missing} is missing: {where}. Nothing was skipped; repair the damaged replica "
+            "or restore the stream from a backup, then start audit again"
+        )
+
+    async def _check_anchor(self, stream: str, tenure: Tenure) -> None:
+        """Compare the last projected message with the stream's: a recreated stream counts from 1 again.
+
+        Raises:
+            GapError: the stream is not the one that was projected.
+
+        """
+        last_seq = tenure.handlers.positions[stream].last_seq
+        if last_seq == 0:
+            return
+        found = await self._bus.leader_read(stream, {"seq": last_seq})
+        record = await tenure.store.record_at(stream, last_seq)
+        if found is None or evidence_from(last_seq, found.subject, found.body, found.headers).record != record:
+            raise GapError(
+                f"{stream} sequence {last_seq} is not what the ledger holds: the stream was cut, replaced or recreated. "
+                "Restore it from a backup, or rebuild the ledger; nothing was projected"
+            )
+
+    async def _collect(self, stream: str, handle: Callable[[list[Inbound]], Awaitable[None]]) -> None:
+        """Keep a stream of evidence; it has no cursor, because its retention is limited and its rows have the sequence as key."""
+        source = self._source(stream)
+        await source.open()
+        try:
+            while True:
+                messages = await source.batch(wait_s=QUIET_PASS_S, linger_s=self._linger_s)
+                if messages:
+                    await handle(taken(messages))
+                    await source.acknowledge(messages)
+        finally:
+            await source.close()
