@@ -39,7 +39,8 @@ class LiveSignal:
     """Holds the newest version and wakes whoever waits for one."""
 
     def __init__(self, url: URL) -> None:
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        # Not as a URL: SQLAlchemy and libpq do not escape passwords alike.
+        self._target = url.translate_connect_args(username="user", database="dbname")
         self._version = ""
         self._changed = asyncio.Condition()
         self._heard_at: float | None = None
@@ -69,7 +70,7 @@ class LiveSignal:
             attempt += 1
 
     async def _versions(self) -> AsyncIterator[str]:
-        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+        async with await psycopg.AsyncConnection.connect(**self._target, autocommit=True) as connection:
             await connection.execute(f"LISTEN {CHANNEL}".encode())
             yield await self._read(connection)
             while True:

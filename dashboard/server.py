@@ -50,7 +50,7 @@ def serve(settings: DashboardSettings) -> None:
 
     sys.stderr.write(f"dashboard: {chosen.origin}\n")
     config = uvicorn.Config(
-        build(chosen), log_level="warning", access_log=False, ws_ping_interval=20, server_header=False
+        build(chosen), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
     )
     uvicorn.Server(config).run(sockets=[bound])
 

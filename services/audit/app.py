@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from remit.clock import monotonic, now
 from remit.errors import StaleBundleError
-from remit.events import ActionAudited, subject_of
+from remit.events import ActionAudited
 from remit.runtime.keys import load_checkpoint
 from remit.runtime.service import Service
+from remit.runtime.subscriptions import announce
 from services.audit.checkpoints import Checkpointer
 from services.audit.evidence import EvidenceStore
 from services.audit.handlers import AuditHandlers
@@ -38,7 +39,7 @@ def build(settings: AuditSettings | None = None) -> Service:
     settings = settings or AuditSettings()  # pyright: ignore[reportCallIssue]  (keys_dir comes from the environment)
     service = Service("audit", settings)
     checkpoint_key = load_checkpoint(settings.keys_dir)
-    service.broker.publisher(subject_of(ActionAudited), stream=ActionAudited.stream)
+    announce(service.broker, (ActionAudited,))
     opened: list[Pool] = []
 
     async def open_pool() -> None:

@@ -54,9 +54,28 @@ class AuditHandlers:
     actions: dict[str, Tracked] = field(default_factory=dict[str, "Tracked"])
     remits: dict[str, RemitState] = field(default_factory=dict[str, "RemitState"])
 
-    async def on_actions(self, messages: Sequence[Inbound]) -> list[Tracked]:
+    def admit(self, stream: str, messages: Sequence[Inbound]) -> list[Admitted]:
+        """Do the checks that need no history; they take most of the time and may run in a thread.
+
+        Raises:
+            NewerVersionError: an event that this version of audit cannot read.
+
+        """
+        admitted: list[Admitted] = []
+        for message in messages:
+            if message.seq is None or message.time is None:
+                raise TransientError(f"a message of {stream} came without its place in the stream")
+            evidence = evidence_from(message.seq, message.subject, message.body, message.headers)
+            recorded, code = admit(evidence, self.trust)
+            if code == "version":
+                raise NewerVersionError(
+                    f"{stream} {message.seq} is of a newer contract; upgrade audit before its writers"
+                )
+            admitted.append(Admitted(evidence, message.time, recorded, code))
+        return admitted
+
+    async def on_actions(self, admitted: list[Admitted]) -> list[Tracked]:
         """Project contiguous messages of ACTIONS and return the actions that are finished and have no receipt yet."""
-        admitted = self._admit("ACTIONS", messages)
         ids = {found for item in admitted if (found := addressed_to(item, "ACTIONS")) is not None}
         for action_id, rows in (await self.store.rows_of("ACTIONS", ids - self.actions.keys())).items():
             self.actions[action_id] = restore(action_id, rows, self.sensitive)
@@ -67,9 +86,8 @@ class AuditHandlers:
         self._forget_actions(batch.touched)
         return [t for t in batch.touched.values() if t.terminal is not None and not is_closed(t)]
 
-    async def on_remits(self, messages: Sequence[Inbound]) -> None:
+    async def on_remits(self, admitted: list[Admitted]) -> None:
         """Project contiguous messages of REMITS."""
-        admitted = self._admit("REMITS", messages)
         ids = {found for item in admitted if (found := addressed_to(item, "REMITS")) is not None}
         for remit_id, rows in (await self.store.rows_of("REMITS", ids - self.remits.keys())).items():
             self.remits[remit_id] = restore_remit(remit_id, rows)
@@ -92,20 +110,6 @@ class AuditHandlers:
         self.positions[stream] = await self.store.position(stream)
         (self.actions if stream == "ACTIONS" else self.remits).clear()
         return self.positions[stream].last_seq + 1
-
-    def _admit(self, stream: str, messages: Sequence[Inbound]) -> list[Admitted]:
-        admitted: list[Admitted] = []
-        for message in messages:
-            if message.seq is None or message.time is None:
-                raise TransientError(f"a message of {stream} came without its place in the stream")
-            evidence = evidence_from(message.seq, message.subject, message.body, message.headers)
-            recorded, code = admit(evidence, self.trust)
-            if code == "version":
-                raise NewerVersionError(
-                    f"{stream} {message.seq} is of a newer contract; upgrade audit before its writers"
-                )
-            admitted.append(Admitted(evidence, message.time, recorded, code))
-        return admitted
 
     def _committed(self, stream: str, batch: Batch) -> None:
         self.positions[stream] = type(self.positions[stream])(batch.last_seq, batch.head)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from remit.runtime.bus import Bus
     from remit.runtime.delivery import Inbound
+    from services.audit.folding import Admitted
     from services.audit.handlers import AuditHandlers
     from services.audit.store import Store
 
@@ -38,6 +39,9 @@ HEAL_ATTEMPTS = 3
 HEAL_PAUSE_S = 0.2
 
 Stamp = Callable[[], None]
+Ready: TypeAlias = "tuple[list[Msg], list[Admitted]]"
+"""Messages to acknowledge once their admitted ones are committed."""
+Project: TypeAlias = "Callable[[list[Admitted]], Awaitable[None]]"
 Task = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -98,8 +102,8 @@ class Projector:
         tenure = self._begin(fence)
         handlers = tenure.handlers
 
-        async def actions(messages: list[Inbound]) -> None:
-            tenure.on_finished(await handlers.on_actions(messages))
+        async def actions(admitted: list[Admitted]) -> None:
+            tenure.on_finished(await handlers.on_actions(admitted))
             self._beat_at = monotonic()
 
         lost: TransientError | None = None
@@ -119,30 +123,44 @@ class Projector:
         if lost is not None:
             raise lost
 
-    async def _follow(self, stream: str, tenure: Tenure, handle: Callable[[list[Inbound]], Awaitable[None]]) -> None:
-        """Project one chained stream, contiguously from the cursor on."""
+    async def _follow(self, stream: str, tenure: Tenure, project: Project) -> None:
+        """Project one chained stream, contiguously from the cursor on; the next batch is verified while one is committed."""
         source = self._source(stream)
         following = await tenure.handlers.resume(stream)
         await self._check_anchor(stream, tenure)
         await source.restart_at(following)
-        healed = 0
+        ready: asyncio.Queue[Ready] = asyncio.Queue(1)
         try:
-            while True:
-                messages = await source.batch(wait_s=PASS_S, linger_s=self._linger_s)
-                self._stamp()
-                fresh, missing = self._fresh(messages, tenure.handlers.positions[stream].last_seq)
-                if missing is not None:
-                    healed += 1
-                    await self._heal(source, stream, missing, attempt=healed)
-                    continue
-                if fresh:
-                    healed = 0
-                    await handle(fresh)
-                await source.acknowledge(messages)
-                if stream == "ACTIONS":
-                    await self._beat(tenure)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(source, tenure, following - 1, ready))
+                group.create_task(self._write(source, tenure, project, ready))
         finally:
             await source.close()
+
+    async def _read(self, source: Source, tenure: Tenure, last_seq: int, ready: asyncio.Queue[Ready]) -> None:
+        healed = 0
+        while True:
+            messages = await source.batch(wait_s=PASS_S, linger_s=self._linger_s)
+            self._stamp()
+            fresh, missing = self._fresh(messages, last_seq)
+            if missing is not None:
+                healed += 1
+                await self._heal(source, missing, attempt=healed)
+                continue
+            admitted: list[Admitted] = []
+            if fresh:
+                healed, last_seq = 0, fresh[-1].seq or 0
+                admitted = await asyncio.to_thread(tenure.handlers.admit, source.stream, fresh)
+            await ready.put((messages, admitted))
+
+    async def _write(self, source: Source, tenure: Tenure, project: Project, ready: asyncio.Queue[Ready]) -> None:
+        while True:
+            messages, admitted = await ready.get()
+            if admitted:
+                await project(admitted)
+            await source.acknowledge(messages)
+            if source.stream == "ACTIONS":
+                await self._beat(tenure)
 
     @staticmethod
     def _fresh(messages: list[Msg], last_seq: int) -> tuple[list[Inbound], int | None]:
@@ -155,13 +173,14 @@ class Projector:
             await tenure.store.beat()
             self._beat_at = monotonic()
 
-    async def _heal(self, source: Source, stream: str, missing: int, *, attempt: int) -> None:
+    async def _heal(self, source: Source, missing: int, *, attempt: int) -> None:
         """Let the durable deliver again from the missing sequence: lost deliveries come back, holes do not.
 
         Raises:
             GapError: it still is not delivered.
 
         """
+        stream = source.stream
         if attempt <= HEAL_ATTEMPTS:
             log.warning("sequence not delivered, asking again", stream=stream, missing=missing, attempt=attempt)
             await asyncio.sleep(HEAL_PAUSE_S)

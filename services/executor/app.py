@@ -5,11 +5,11 @@ from __future__ import annotations
 import ssl
 
 import httpx
+
 from remit.clock import now
 from remit.events import ActionExecuted, ActionRefused, ActionStarted, ActionTokenized
 from remit.runtime.keys import load_executor
 from remit.runtime.service import Service
-
 from services.executor.calls import Caller
 from services.executor.claims import ClaimStore
 from services.executor.connectors.credentials import (

@@ -11,7 +11,6 @@ from remit.canonical import digest
 from remit.clock import monotonic
 from remit.reasons import Outcome
 from remit.runtime.crash import crash_point
-
 from services.executor.decide import RETRIES, Order
 from services.executor.results import Answer, Call, after_repetition
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import orjson
+
 from remit.errors import TransientError
 from remit.runtime.crash import crash_point
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from remit.events import Executed
-
     from services.executor.decide import Order
 
 Found = TypeVar("Found")

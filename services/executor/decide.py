@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
+
 from remit.canonical import digest, strict_loads
 from remit.errors import CanonicalError
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
@@ -22,6 +23,7 @@ from remit.reasons import Reason, Stage
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+
     from remit.evaluation import CompiledAction, CompiledBundle
     from remit.events import Common
     from remit.fold import ActionState

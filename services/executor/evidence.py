@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+
 from remit.clock import monotonic
 from remit.errors import TransientError
 

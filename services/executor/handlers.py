@@ -14,7 +14,6 @@ from remit.events import ActionApproved, ActionRefused, ActionStarted, ActionTok
 from remit.ids import ACTION_ID, fresh_key
 from remit.runtime.crash import crash_point
 from remit.runtime.ledger import Draft, Ledger, Superseded
-
 from services.executor import claims, decide, results
 from services.executor.decide import Next, Order, Refuse
 from services.executor.sealed import ExpiredTokenError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from remit.evaluation import CompiledBundle
     from remit.fold import ActionState
     from remit.runtime.delivery import Inbound
-
     from services.executor.calls import Caller
     from services.executor.claims import ClaimStore, Row
     from services.executor.connectors.protocol import Ready

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import ValidationError
+
 from remit.errors import TransientError
 from remit.events import ActionExecuted, Executed
 from remit.runtime.crash import crash_point
@@ -19,7 +20,6 @@ from remit.runtime.ledger import Draft, Ledger, Superseded
 if TYPE_CHECKING:
     from remit.fold import ActionState
     from remit.runtime.telemetry import Telemetry
-
     from services.executor.claims import ClaimStore, Queued
 
 log = structlog.get_logger("remit.executor.outbox")

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import orjson
+
 from remit.canonical import digest
 from remit.errors import CanonicalError
 from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized, Executed
 from remit.reasons import Outcome
-
 from services.executor.redact import redact
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from pydantic import JsonValue
+
     from remit.evaluation import CompiledAction
     from remit.fold import ActionState
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import httpx
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, SealedBox
+
 from remit.canonical import b64url_decode, digest_bytes, strict_loads
 from remit.errors import CanonicalError, RemitError, TransientError
 from remit.reasons import Reason
 from remit.verify import Expected, RemoteKeys, TokenError, TokenFault, VerifiedToken, verify_action_token
-
 from services.executor.decide import Refuse
 
 if TYPE_CHECKING:

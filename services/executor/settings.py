@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from pydantic import Field
-from remit.runtime.settings import ServiceSettings
 
+from remit.runtime.settings import ServiceSettings
 from services.executor.connectors.credentials import ENVIRONMENT_PREFIX
 
 

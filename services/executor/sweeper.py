@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+
 from remit.errors import TransientError
 from remit.reasons import Outcome
-
 from services.executor import decide, results
 from services.executor.decide import Order, Refuse
 from services.executor.handlers import new_claim_id
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from remit.evaluation import CompiledBundle
     from remit.fold import ActionState
     from remit.runtime.ledger import Ledger
-
     from services.executor.calls import Caller
     from services.executor.claims import ClaimStore, Row
     from services.executor.outbox import Outbox

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from faststream.specification.asyncapi import AsyncAPI
+
 from remit.pipeline import PIPELINE, ServiceRow
 from tests.support.services import build_service
-
-if TYPE_CHECKING:
-    from tests.support.keys import KeysDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_LOOP = {"audit"}
@@ -27,7 +25,7 @@ def _subjects(spec: dict[str, Any], action: str) -> set[str]:
 
 
 @pytest.mark.parametrize("row", [r for r in PIPELINE if r.name not in OWN_LOOP], ids=lambda row: row.name)
-def test_subscriptions_equal_the_table(row: ServiceRow, keys: KeysDirectory) -> None:
+def test_subscriptions_equal_the_table(row: ServiceRow, keys: Path) -> None:
     service = build_service(row.name, keys)
     spec = AsyncAPI(service.broker).to_specification().to_jsonable()
     assert _subjects(spec, "receive") == {c.subjects[0] for c in row.consumes}

@@ -23,6 +23,7 @@ import httpx
 from infra.local.child import free_port
 from infra.local.postgres_server import PostgresServer
 from infra.postgres.migrate import migrate
+from infra.postgres.roles import ROLES, apply_roles, role_url
 from remit.clock import monotonic, now
 from remit.commands import ApproveCommand, DenyCommand, Reply, parse_command
 from remit.identity import IdTokenVerifier
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from remit.commands import Command
     from remit.identity_claims import Person
 
+PASSWORD = "password of the tests"
 CLIENT = "remit-dashboard"
 COOKIE_SECRET = "a cookie secret of the tests, forty characters"
 JSON_COLUMNS = {"args", "votes", "latency_ms", "arguments", "detail"}
@@ -136,6 +138,7 @@ async def stage(directory: Path) -> AsyncGenerator[Stage]:
     ):
         admin_url = await postgres.create_database("remit")
         await migrate(admin_url)
+        await apply_roles(admin_url, dict.fromkeys(ROLES, PASSWORD))
         async with (
             asyncpg.create_pool(admin_url, min_size=1, max_size=4) as database,
             connected(nats_url, keys, "approval") as client,
@@ -148,7 +151,7 @@ async def stage(directory: Path) -> AsyncGenerator[Stage]:
                 await client.subscribe("human.*", cb=approval.answer)
                 port = free_port()
                 variables = {
-                    "DATABASE_URL": admin_url,
+                    "DATABASE_URL": role_url(admin_url, "remit_dashboard", PASSWORD),
                     "NATS_URL": nats_url,
                     "REMIT_DASHBOARD_PORT": str(port),
                     "REMIT_DASHBOARD_NKEY_SEED_FILE": str(keys / "dashboard" / "nats.nk"),

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from remit.clock import monotonic
 from remit.reasons import Reason
-
 from services.executor.connectors.protocol import Address
 from services.executor.decide import Refuse
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
+
 from remit.canonical import canonical, strict_loads
 from remit.errors import CanonicalError
 from remit.reasons import Reason
-
 from services.executor.connectors import outcomes
 from services.executor.connectors.protocol import Address, Ready
 from services.executor.decide import Refuse

@@ -17,9 +17,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter, ValidationError
+
 from remit.canonical import digest
 from remit.reasons import Outcome, Reason
-
 from services.executor.connectors import outcomes
 from services.executor.connectors.http import KEEPALIVE_S, admit
 from services.executor.decide import Refuse

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from remit.reasons import Outcome
-
 from services.executor.connectors.protocol import Ready
 from services.executor.results import Answer
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from remit.reasons import Outcome
-
 from services.executor.results import Answer
 
 if TYPE_CHECKING:

@@ -93,22 +93,22 @@ class Link:
 
     async def _open_client(self) -> Client:
         self._failed = asyncio.get_running_loop().create_future()
-        client = Client()
+        client, opened = Client(), False
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._or_failure(self._connect(client))
                 await self._or_failure(self._listen(client))
+            opened = True
         except (TimeoutError, OSError, nats.errors.Error):
-            await self._abandon(client)
-            servers = ", ".join(self._settings.servers)
-            detail = (
-                f"agent {self._settings.name} cannot reach {servers} ({self.problem}); start the broker or set NATS_URL"
-            )
-            raise NotConnectedError(detail) from None
-        except BaseException:
-            await self._abandon(client)
-            raise
+            raise NotConnectedError(self._unreachable()) from None
+        finally:
+            if not opened:
+                await self._abandon(client)
         return client
+
+    def _unreachable(self) -> str:
+        name, servers = self._settings.name, ", ".join(self._settings.servers)
+        return f"agent {name} cannot reach {servers} ({self.problem}); start the broker or set NATS_URL"
 
     async def _connect(self, client: Client) -> None:
         await client.connect(

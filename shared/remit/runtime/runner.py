@@ -6,11 +6,13 @@ Order: port, broker, consumers, bundle, own start hooks, subscriptions, answers,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+import nats.errors
 import structlog
 
 from remit.clock import monotonic
@@ -102,7 +104,9 @@ class Runner:
         log.info("stopping")
         service.vitals.stopping_since = monotonic()
         if starting.done():
-            await service.broker.stop()
+            # Without a connection there is nothing to drain; what was in flight is delivered again.
+            with contextlib.suppress(nats.errors.Error):
+                await service.broker.stop()
         else:
             starting.cancel()
         for task in self._tasks:

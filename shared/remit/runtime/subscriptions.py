@@ -105,7 +105,7 @@ def subscribe(broker: NatsBroker, pull: Pull, *, service: str, engine: Engine, w
     async def on_message(body: bytes) -> None:  # noqa: ARG001  (FastStream passes the decoded body)
         await engine.on_message(broker.context.get_local("message").raw_message, durable, work)
 
-    for _ in range(pull.workers):
+    for number in range(1, pull.workers + 1):
         subscriber = broker.subscriber(
             pull.subject,
             stream=JStream(pull.consumption.stream, declare=False),
@@ -115,6 +115,7 @@ def subscribe(broker: NatsBroker, pull: Pull, *, service: str, engine: Engine, w
             no_reply=True,
             decoder=_raw,
             inbox_prefix=f"_IBX.{service}.".encode(),
+            title=f"{pull.consumption.stream}/{durable}/{number}",
         )
         subscriber(on_message)
 

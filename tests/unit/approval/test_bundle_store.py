@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from remit.bundle_store import (
     decode_manifest,
     encode_bundle,
 )
-from remit.canonical import b64url
+from remit.canonical import b64url, digest_bytes
 from remit.errors import BundleError
 from tests.support.factories import NOW, SIGNERS, TRUST
 
@@ -83,6 +84,24 @@ def test_a_manifest_of_other_content_is_refused() -> None:
     manifest = bundle.manifest.model_copy(update={"content_digest": LARGE.digest()})
     with pytest.raises(BundleError, match="content"):
         assemble(manifest, list(bundle.parts.values()))
+
+
+@pytest.mark.parametrize("parts", [[], ["x"] * 65], ids=["none", "too many"])
+def test_a_manifest_names_some_parts_but_not_endlessly_many(parts: list[str]) -> None:
+    signer, value = (
+        SIGNERS["approval"],
+        encoded().manifest.model_copy(update={"parts": parts}).model_dump_json().encode(),
+    )
+    signature = signer.key.sign(b"registry.bundle\x00" + value).signature
+    with pytest.raises(BundleError, match="parts"):
+        decode_manifest(changed(encoded(), manifest=b64url(value), sig=b64url(signature)), TRUST)
+
+
+def test_content_of_another_version_is_refused() -> None:
+    raw = b'{"policies":{}}'
+    update = {"parts": [hashlib.sha256(raw).hexdigest()], "content_digest": digest_bytes(raw)}
+    with pytest.raises(BundleError, match="tools"):
+        assemble(encoded().manifest.model_copy(update=update), [raw])
 
 
 def test_too_much_is_refused_before_it_is_stored() -> None:
