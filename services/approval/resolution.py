@@ -49,5 +49,5 @@ class Resolutions:
 def resolved(unknown: Executed, command: ResolveCommand, voter: Voter) -> Executed:
     """Return the outcome as found: same attempt, same arguments, and who says so."""
     human = voter.person.human
-    finding = f"found by {human.iss}|{human.sub}: {command.finding}"
-    return unknown.model_copy(update={"outcome": Outcome(command.outcome), "error": finding})
+    finding = f"{human.iss}|{human.sub}: {command.finding}"
+    return unknown.model_copy(update={"outcome": Outcome(command.outcome), "error": None, "finding": finding})

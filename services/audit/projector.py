@@ -116,9 +116,9 @@ class Projector:
                 for task in tenure.tasks:
                     group.create_task(task())
         except* TransientError as errors:
-            lost = TransientError(str(errors.exceptions[0]))
+            lost = TransientError(_first(errors))
         except* PermanentError as errors:
-            log.error("the projector halts", detail=str(errors.exceptions[0]))  # noqa: TRY400  (no stack needed)
+            log.error("the projector halts", detail=_first(errors))  # noqa: TRY400  (no stack needed)
             raise
         if lost is not None:
             raise lost
@@ -223,3 +223,11 @@ class Projector:
                     await source.acknowledge(messages)
         finally:
             await source.close()
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> str:
+    """Return what the first of several errors says; the others follow from it."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

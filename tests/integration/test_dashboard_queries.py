@@ -179,9 +179,11 @@ def test_the_rest_reads(queries: Queries) -> None:
 )
 def test_the_dashboard_role_only_reads_and_sees_no_bodies(dashboard_url: URL, statement: str) -> None:
     engine = create_engine(dashboard_url)
-    with pytest.raises(DBAPIError), engine.begin() as connection:
+    with engine.begin() as connection:
         connection.execute(text("set transaction read write"))
-        connection.execute(text(statement))
+        with pytest.raises(DBAPIError, match="permission denied"):
+            connection.execute(text(statement))
+        connection.rollback()
     engine.dispose()
 
 

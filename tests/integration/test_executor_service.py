@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 
+from remit.events import ActionStarted
 from remit.ids import action_id
 from remit.reasons import Outcome, Reason
 from tests.support import execution as x
@@ -193,8 +194,22 @@ async def test_a_person_s_revocation_is_left_to_approval(stage: Stage, pool: asy
         await stage.until("k", "started")
         await stage.tokenize(tool, "other")
         await stage.until("other", "executed")
-        assert (await stage.last("k")).short == "started"
+        assert isinstance(await stage.last("k"), ActionStarted)
     assert len(stage.tool.effects) == 1
+
+
+async def test_what_another_replica_announced_is_refused_only_with_its_row_occupied(
+    stage: Stage, pool: asyncpg.Pool[asyncpg.Record]
+) -> None:
+    tool = stage.tool_entry().model_copy(update={"endpoint": "http://127.0.0.1:1"})
+    await stage.apply(tool)
+    await stage.announce(await stage.tokenize(tool, "unreachable"))
+    await stage.announce(await stage.tokenize(tool, "expired", lifetime_s=1, iat=0, nbf=0, exp=1))
+    async with stage.running():
+        assert (await stage.until("unreachable", "refused")).reason is Reason.TOOL_UNREACHABLE
+        assert (await stage.until("expired", "refused")).reason is Reason.TOKEN_EXPIRED
+    rows = await pool.fetch("SELECT state, reason FROM control.execution ORDER BY reason")
+    assert [tuple(row) for row in rows] == [("refused", "token_expired"), ("refused", "tool_unreachable")]
 
 
 @asynccontextmanager

@@ -107,7 +107,7 @@ def common_of(action: CompiledAction, arguments: dict[str, Any], identity: str) 
     }
 
 
-def approved_state(action: CompiledAction, arguments: dict[str, Any], key: str, **approved: Any) -> ActionState:
+def approved_state(action: CompiledAction, arguments: dict[str, Any], key: str, /, **approved: Any) -> ActionState:
     """Return a signed action that was proposed, evaluated and approved just now."""
     identity = action_id("default", "bookkeeper", key)
     common, now = common_of(action, arguments, identity), datetime.now(UTC)
@@ -118,7 +118,7 @@ def approved_state(action: CompiledAction, arguments: dict[str, Any], key: str, 
         "proposed": f.PROPOSED.model_copy(
             update=common | {"proposal": canonical(proposal).decode(), "idempotency_key": key}
         ),
-        "evaluated": f.EVALUATED.model_copy(update=common),
+        "evaluated": f.EVALUATED.model_copy(update=common | {"grant_no": approved.pop("grant_no", 1)}),
         "approval_requested": f.REQUESTED.model_copy(update=common),
         "approved": f.APPROVED.model_copy(
             update=common | {"approved_at": now, "approved_until": now + timedelta(minutes=5)} | approved

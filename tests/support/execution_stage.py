@@ -16,7 +16,7 @@ from starlette.routing import Route
 from remit.bundle import BundleContent
 from remit.bundle_store import BUNDLE_KEY, encode_bundle
 from remit.canonical import canonical, digest_bytes
-from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized
+from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionStarted, ActionTokenized
 from remit.ids import action_id, jti
 from remit.reasons import Verdict
 from remit.runtime.bus import Bus
@@ -179,6 +179,14 @@ class Stage:
                 "sealed_to": executor.sealed_to, "scopes_granted": [action.id],
             }
         )  # fmt: skip
+
+    async def announce(self, state: ActionState) -> ActionState:
+        """Write `started` as a replica that died right afterwards."""
+        token = state.must(ActionTokenized).data
+        data = f.STARTED.model_copy(
+            update={"txn": token.txn, "principal": token.principal, "action": token.action, "jti": token.jti}
+        )
+        return await self.ledgers["executor"].append(state, Draft(event=ActionStarted, data=data))
 
     async def redrive(self, key: str) -> None:
         """Ask the executor to look at an action again, as the reconciler does."""

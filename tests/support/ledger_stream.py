@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from remit.canonical import canonical
-from remit.envelope import Recorded
 from remit.events import Proposed
 from remit.fold import ActionState, step
 from remit.ids import action_id, jti
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from remit.envelope import Recorded
     from remit.fold import RemitState
 
 

@@ -136,12 +136,17 @@ async def answer_requests(client: Client, subject: str, handler: Answerer, *, se
         if reply is not None and msg.reply.startswith(REPLY_PREFIXES):
             await client.publish(msg.reply, reply, headers={})
 
+    def done(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("request failed", subject=subject, exc_info=error)
+
     async def on_request(msg: Msg) -> None:
         # nats-py runs one callback at a time; a slow request must not hold up the next one.
         await free.acquire()
         task = asyncio.create_task(respond(msg))
         running.add(task)
-        task.add_done_callback(running.discard)
+        task.add_done_callback(done)
 
     await client.subscribe(subject, queue=service, cb=on_request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from remit.commands import Reply
 from remit.remits import Human
 from tests.unit.dashboard.support import DANA, EMMA, ISSUER, a_done_action, a_remit, a_viewer, an_action, at
 
-DECIDED = {"approver": DANA, "decided_at": at(-5)}
+DECIDED: dict[str, Any] = {"approver": DANA, "decided_at": at(-5)}
 
 
 @pytest.mark.parametrize(

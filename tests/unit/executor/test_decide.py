@@ -88,6 +88,8 @@ def test_without_a_human_or_a_grant_there_is_no_order() -> None:
     common = x.common_of(ACTION, {"text": "hello"}, x.order_of().action_id)
     nobody = common["principal"].model_copy(update={"human": None})
     assert refusal(decide.read_order(x.tokenized_state(ACTION, principal=nobody), BUNDLE)) is Reason.FOREIGN_REMIT
+    uncovered = x.tokenized_state(ACTION, approved={"grant_no": None})
+    assert refusal(decide.read_order(uncovered, BUNDLE)) is Reason.NO_GRANT
 
 
 def test_an_unreadable_proposal_is_refused() -> None:

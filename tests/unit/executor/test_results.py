@@ -81,7 +81,7 @@ def test_what_cannot_be_stored_exactly_is_kept_back(value: Any) -> None:
 
 
 def test_marks_cannot_grow_a_result_beyond_an_event() -> None:
-    value = [{"pin": "1"}] * 1700
+    value: Any = [{"pin": "1"}] * 1700
     shown = present(Answer(outcome=Outcome.SUCCEEDED, value=value), action(result_max_bytes=24_576))
     assert shown.omitted == "too_large"
     assert len(str(shown)) < MAX_REDACTED_BYTES
@@ -92,7 +92,13 @@ def test_an_unknown_outcome_shows_nothing() -> None:
 
 
 def call(**more: Any) -> Call:
-    return Call(**{"claim_id": "clm", "attempt": 1, "executed_digest": digest({"text": "hello"}), "call_ms": 7} | more)
+    fields: dict[str, Any] = {
+        "claim_id": "clm",
+        "attempt": 1,
+        "executed_digest": digest({"text": "hello"}),
+        "call_ms": 7,
+    }
+    return Call(**fields | more)
 
 
 def test_the_event_states_outcome_latency_scopes_and_what_was_sent() -> None:

@@ -225,6 +225,7 @@ BEGIN
         WHEN NOT FOUND THEN 'unknown_remit'
         WHEN v_remit.human_iss || '|' || v_remit.human_sub <> p_human OR v_remit.agent_id <> p_agent THEN 'foreign_remit'
         WHEN v_remit.ended_reason = 'exhausted' THEN 'budget_exhausted'
+        WHEN v_remit.ended_reason = 'expired' THEN 'remit_expired'
         WHEN v_remit.ended_at IS NOT NULL THEN 'remit_revoked'
         WHEN clock_timestamp() < v_remit.not_before THEN 'remit_not_yet_valid'
         WHEN clock_timestamp() >= v_remit.expires_at THEN 'remit_expired'
