@@ -23,6 +23,7 @@ from dashboard.model.rows import (
     History,
     LatencyRow,
     QueueItem,
+    RegisteredAction,
     RemitRow,
     SwitchRow,
     TodayRow,
@@ -96,6 +97,10 @@ class Queries:
     def tool(self, name: str) -> ToolInfo | None:
         """Return what the registry says about an action, if it is registered."""
         return self._first(sql.TOOL, ToolInfo, **_named(name))
+
+    def registry(self) -> list[RegisteredAction]:
+        """Return every action that can be granted."""
+        return self._all(sql.REGISTRY, RegisteredAction)
 
     def remit(self, remit_id: str) -> RemitRow | None:
         """Return one delegation, ended or not."""

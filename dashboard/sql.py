@@ -44,6 +44,10 @@ select count(*) filter (where approval_status = 'approved') as approved,
 from alike
 """
 TOOL = "select summary, reversibility, owner from audit.tools where tool = :tool and action = :action"
+REGISTRY = """
+select tool || '.' || action as name, 'T' || tier as risk, effect, reversibility, environment, sinks from audit.tools
+order by tool, action limit 500
+"""
 _REMIT = """
 select r.remit_id, r.task, r.human, r.agent_id, r.granted_at, r.expires_at, r.max_calls,
   coalesce(sum(g.used), 0)::int as calls, count(g.*)::int as grants, count(g.*) filter (where g.used = 0)::int as unused,

@@ -21,6 +21,7 @@ from remit import ids
 from remit.clock import now
 
 if TYPE_CHECKING:
+    from dashboard.model.rows import RegisteredAction
     from remit.remits import RemitTerms
 
 KEY, TEXT, PREVIEW, GRANTED = "draft_key", "draft_text", "draft_preview", "draft_granted"
@@ -89,6 +90,25 @@ def draft() -> None:
         _grant_button(reply)
 
 
+def registry(rows: list[RegisteredAction]) -> None:
+    """Draw what exists, so that terms need no guessing."""
+    if not rows:
+        st.markdown("No bundle is applied: every action is denied.")
+        return
+    lines = [
+        {
+            "Action": untrusted(row.name, 80),
+            "Risk": words.RISKS.get(row.risk, "unknown"),
+            "Effect": untrusted(row.effect, 40),
+            "Undo": untrusted(row.reversibility, 40),
+            "Environment": untrusted(row.environment, 60),
+            "Destinations": untrusted(", ".join(row.sinks), 120),
+        }
+        for row in rows
+    ]
+    st.dataframe(lines, hide_index=True, width="stretch")
+
+
 def _grant_button(reply: object) -> None:
     if getattr(reply, "status", None) != "ok":
         show_reply(reply)  # type: ignore[arg-type]  # session state is untyped
@@ -110,11 +130,15 @@ def _grant_button(reply: object) -> None:
 
 if KEY not in st.session_state:
     changed()
+actions = backend.queries.registry()
 if TEXT not in st.session_state:
     agents = backend.queries.agents()
     agent_id = agents[0].agent_id if agents else "spiffe://acme.example/agent/bookkeeper"
-    st.session_state[TEXT] = example(agent_id, backend.environment, now(), now() + timedelta(hours=8))
+    environment = actions[0].environment if actions else backend.environment
+    st.session_state[TEXT] = example(agent_id, environment, now(), now() + timedelta(hours=8))
 with st.expander("Delegate a task", expanded=True):
     draft()
+with st.expander("Actions that can be granted", key="registry"):
+    registry(actions)
 st.header("Active remits")
 show_remits(person, only_own=not person.is_operator)

@@ -246,6 +246,18 @@ class AgentRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredAction:
+    """One action a remit can grant; `sinks` are the arguments that name a destination."""
+
+    name: str
+    risk: str
+    effect: str
+    reversibility: str
+    environment: str
+    sinks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolInfo:
     """What the registry, signed by an operator, says about an action; `summary` is the template of a card's sentence."""
 

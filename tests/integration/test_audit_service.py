@@ -77,7 +77,7 @@ async def test_denied_and_refused_actions_get_exactly_one_receipt(stage: AuditSt
 async def test_doubt_waits_for_its_resolution_before_the_receipt(stage: AuditStage) -> None:
     async with stage.running():
         state = await stage.action("doubt", *f.EXECUTED_PATH, outcome=Outcome.UNKNOWN)
-        await eventually(lambda: stage.projected(), 7)
+        await eventually(stage.projected, 7)
         await asyncio.sleep(1.2)
         assert await stage.value(RECEIPT, state.action_id) is None
         await stage.resolve(state, "doubt", "succeeded")
@@ -110,7 +110,7 @@ async def test_junk_is_kept_as_evidence_and_changes_nothing(stage: AuditStage) -
     for body, headers in ((b"junk", {}), (signed.body, signed.headers()), (b"{}", signed.headers())):
         await intake.request(signed.subject, body, headers=headers, timeout=5)
     async with stage.running():
-        await eventually(lambda: stage.projected(), 4)
+        await eventually(stage.projected, 4)
         statuses = [r[0] for r in await stage.database.fetch("SELECT verify_status FROM audit.audit_event ORDER BY 1")]
         assert statuses == ["duplicate", "signature", "signature", "valid"]
         found = await row(stage, state.action_id)
@@ -141,11 +141,11 @@ async def test_a_standby_takes_over_when_the_active_one_goes(stage: AuditStage) 
         await eventually(lambda: stage.value("SELECT count(*) FROM control.heartbeat"), 1)
         async with stage.running(replica="audit-1") as standby:
             await stage.action("one", "proposed")
-            await eventually(lambda: stage.projected(), 1)
+            await eventually(stage.projected, 1)
             assert standby.probes.unready() == []
     async with stage.running(replica="audit-1"):
         await stage.action("two", "proposed")
-        await eventually(lambda: stage.projected(), 2)
+        await eventually(stage.projected, 2)
 
 
 async def test_actions_that_stand_still_are_driven_again(stage: AuditStage) -> None:

@@ -20,12 +20,12 @@ import pytest
 import yaml
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from remit.canonical import digest
 
 from infra.demo import tasks as recording
 from infra.demo.bank.operations import output_schema
 from infra.demo.bank.world import default_slots
 from infra.demo.tasks import Call, Task, load, slots, tasks
+from remit.canonical import digest
 from services.executor.connectors.mcp import definition_digest
 
 if TYPE_CHECKING:

@@ -108,6 +108,13 @@ async def signed_in(browser: Browser, running: Stage, who: str, **context: Any) 
     await found.close()
 
 
+async def settled(watched: Watched) -> None:
+    """Wait until the script has run and nothing is a placeholder any more."""
+    app = watched.page.locator("[data-testid=stApp][data-test-script-state=notRunning]")
+    await expect(app).to_be_visible(timeout=PATIENCE_MS)
+    await expect(watched.page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=PATIENCE_MS)
+
+
 async def shot(watched: Watched, directory: Path, name: str) -> None:
     target = os.environ.get("REMIT_SCREENSHOTS") or str(directory)
     await watched.page.screenshot(path=f"{target}/{name}.png", full_page=True)
@@ -200,6 +207,7 @@ async def test_forged_text_stays_text_and_fetches_nothing(running: Stage, browse
     async with signed_in(browser, running, "dana") as watched:
         await expect(watched.page.get_by_role("button", name="Approve once")).to_be_enabled(timeout=PATIENCE_MS)
         await expect(watched.page.get_by_text(re.compile("U\\+202E")).first).to_be_visible()
+        await settled(watched)
         await shot(watched, tmp_path, "forged")
         content = watched.page.get_by_test_id("stMain")
         assert await content.locator("img").count() == 0
@@ -216,7 +224,7 @@ async def test_every_page_draws_without_errors(running: Stage, browser: Browser,
             title = name.capitalize()
             await watched.page.get_by_role("link", name=title).click()
             await expect(watched.page.get_by_role("heading", name=title, exact=True)).to_be_visible(timeout=PATIENCE_MS)
-            await expect(watched.page.get_by_test_id("stStatusWidget")).to_have_count(0, timeout=PATIENCE_MS)
+            await settled(watched)
             await expect(watched.page.get_by_text("This page failed")).to_have_count(0)
             await shot(watched, tmp_path, f"{name}-{scheme}")
         assert watched.console == []

@@ -166,6 +166,8 @@ def test_the_rest_reads(queries: Queries) -> None:
     assert info is not None
     assert info.summary == "Send {amount} to {recipient}"
     assert queries.tool("bank.unknown") is None
+    [registered] = queries.registry()
+    assert (registered.name, registered.sinks) == ("bank.send_money", ("recipient",))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from remit.errors import PermanentError, TransientError
 from remit.events import ActionEvaluated, ActionProposed
 from remit.fold import ActionState
@@ -18,7 +19,6 @@ from remit.runtime.runner import Runner
 from remit.runtime.service import Service
 from remit.runtime.settings import ServiceSettings
 from remit.runtime.telemetry import Telemetry
-
 from tests.support import factories
 from tests.support.factories import ACTION_ID
 from tests.support.servers import connected

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import jwt
 import pytest
+
+from infra.demo.identity import PEOPLE, LoginError, id_token
 from remit import clock
 from remit.identity import IdTokenVerifier
 from remit.identity_claims import IdentityError, TrustedIssuer
-
-from infra.demo.identity import PEOPLE, LoginError, id_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

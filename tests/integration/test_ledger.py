@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+
 from remit.envelope import pack_chain
 from remit.events import (
     ActionApproved,
@@ -21,7 +22,6 @@ from remit.runtime.bus import Bus
 from remit.runtime.keys import load_service_keys
 from remit.runtime.ledger import Draft, Ledger, Superseded, SupersededRemit
 from remit.runtime.telemetry import Telemetry
-
 from tests.support import factories
 from tests.support.factories import ACTION_ID
 from tests.support.servers import connected

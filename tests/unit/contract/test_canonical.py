@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from remit.canonical import MAX_DEPTH, MAX_INTEGER, b64url, b64url_decode, canonical, digest, strict_loads
 from remit.errors import CanonicalError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from remit.envelope import (
     MAX_EVENT_BYTES,
     Signed,
@@ -15,7 +16,6 @@ from remit.envelope import (
     verify,
 )
 from remit.errors import EnvelopeError
-
 from tests.support import factories
 from tests.support.factories import SIGNERS, TRUST, action_until, record
 

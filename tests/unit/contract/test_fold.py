@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+
 from remit.events import ActionApproved, ActionExecuted, ActionProposed
 from remit.fold import ActionState, RemitState, fold_remit, is_terminal, junk, may_follow, step
 from remit.reasons import Outcome, Reason, Stage, Verdict
-
 from tests.support import factories
 from tests.support.factories import (
     APPROVED_PATH,

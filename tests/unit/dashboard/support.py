@@ -17,6 +17,7 @@ from dashboard.model.rows import (
     History,
     LatencyRow,
     QueueItem,
+    RegisteredAction,
     RemitRow,
     SwitchRow,
     TodayRow,
@@ -206,6 +207,18 @@ class MemoryQueries:
 
     def action(self, action_id: str) -> ActionRow | None:
         return next((row for row in self.rows if row.action_id == action_id), None)
+
+    def registry(self) -> list[RegisteredAction]:
+        return [
+            RegisteredAction(
+                name="bank.send_money",
+                risk="T3",
+                effect="write",
+                reversibility="irreversible",
+                environment="demo",
+                sinks=("recipient",),
+            )
+        ]
 
     def remit(self, remit_id: str) -> RemitRow | None:
         return next((row for row in self.remit_rows if row.remit_id == remit_id), None)

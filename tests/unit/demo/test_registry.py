@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
+
+from infra.demo import tasks as recording
+from infra.demo.bank.operations import output_schema
+from infra.demo.tasks import AGENT_ID, IDENTITY, Step, Task, load, remit_for, steps, tasks
 from remit.bundle import BundleContent
 from remit.evaluation import CompiledBundle, Evaluation, Facts, evaluate
 from remit.fold import RemitState
 from remit.proposal import PresentedIdentity, Proposal
 from remit.remits import Human, RemitDocument
-
-from infra.demo import tasks as recording
-from infra.demo.bank.operations import output_schema
-from infra.demo.tasks import AGENT_ID, IDENTITY, Step, Task, load, remit_for, steps, tasks
 
 REGISTRY = Path(recording.__file__).parent / "registry"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from remit.remits import RemitTerms
 
 from infra.demo.bank.operations import OperationError, output_schema, perform
 from infra.demo.bank.world import UnknownSlotError, default_slots, fresh_world
 from infra.demo.tasks import Task, load, named, needed, remit_for, slots, steps, tasks
+from remit.remits import RemitTerms
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BY_ID = {task.id: task for task in tasks()}
