@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nats.errors
 import structlog
 from sqlalchemy import create_engine
 from starlette.middleware import Middleware
@@ -108,7 +109,7 @@ async def _connect(sender: BusSender) -> None:
     while True:
         try:
             await sender.start()
-        except OSError as error:
+        except (OSError, nats.errors.Error) as error:
             _log.warning("nats_unreachable", error=type(error).__name__)
             await asyncio.sleep(2)
         else:

@@ -107,7 +107,7 @@ SEARCH = {
 }
 EVENTS = """
 select stream_seq as seq, ts as at, coalesce(type, 'unbelieved') as type, kid as signed_by,
-  coalesce(detail->>'by', detail->'voters'->>0) as actor, encode(body_sha256, 'hex') as digest, verify_status
+  coalesce(detail->'voters'->>0, detail->>'by') as actor, encode(body_sha256, 'hex') as digest, verify_status
 from audit.events where action_id = :action_id order by stream_seq limit 200
 """
 SWITCHES = """

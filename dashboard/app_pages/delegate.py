@@ -76,7 +76,7 @@ def draft() -> None:
         st.text_area("Terms (YAML or JSON)", key=TEXT, height=380, on_change=changed)
         st.button("Preview", key="preview", on_click=preview)
     with right:
-        st.header("In plain words: what will be enforced")
+        st.header("In plain words: what will be enforced", anchor=False)
         found = st.session_state.get(PREVIEW)
         if found is None:
             st.caption("Press Preview: the words come from the terms, and approval checks them without granting.")
@@ -140,5 +140,6 @@ with st.expander("Delegate a task", expanded=True):
     draft()
 with st.expander("Actions that can be granted", key="registry"):
     registry(actions)
-st.header("Active remits")
-show_remits(person, only_own=not person.is_operator)
+st.header("Active remits", anchor=False)
+# A grant and a revocation appear here when the projector has recorded them, a moment after the answer.
+st.fragment(show_remits, run_every=5)(person, only_own=not person.is_operator)

@@ -46,21 +46,21 @@ def results(rows: list[FoundRow]) -> None:
 def one(row: ActionRow) -> None:
     """Draw one action from human to result."""
     remit = backend.queries.remit(row.remit_id)
-    st.header("Chain of custody")
+    st.header("Chain of custody", anchor=False)
     st.markdown(f"{span(row.name)} · action {span(row.action_id)} · remit {span(row.remit_id)}")
     if remit:
-        plain_field("Task", remit.task)
+        plain_field("Task", remit.task, 600)
     show_chain(row, remit)
-    st.header("Does the result match what was approved?")
+    st.header("Does the result match what was approved?", anchor=False)
     show_checks(row)
-    st.header("Timeline")
+    st.header("Timeline", anchor=False)
     show_events(backend.queries.events(row.action_id))
     arguments, evidence = st.columns(2, gap="medium")
     with arguments:
-        st.header("Exact call")
+        st.header("Exact call", anchor=False)
         st.code(untrusted(exact_call(row).text or "(no canonical form)", None), language=None, wrap_lines=True)
     with evidence:
-        st.header("Evidence")
+        st.header("Evidence", anchor=False)
         for name, scopes in zip(("Requested", "Granted", "Used"), row.scopes, strict=True):
             field(name, spans(scopes, none="no scopes"))
         field("Result", f"digest {span(words.short_digest(row.result_digest), 20)}")
@@ -89,7 +89,7 @@ if found is not None:
     one(found)
 else:
     matches = backend.queries.search(query)
-    st.header("Latest actions" if query.kind == "nothing" else "Found")
+    st.header("Latest actions" if query.kind == "nothing" else "Found", anchor=False)
     if not matches:
         st.markdown("Nothing like this in the read model. Identifiers are searched exactly, names by any part.")
     results(matches)

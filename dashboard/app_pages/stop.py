@@ -82,9 +82,9 @@ def engaged() -> None:
 if not person.is_operator:
     st.markdown("Operators stop anything; you can stop your own remits and actions. Approval checks each request.")
 engage()
-st.header("Engaged now")
+st.header("Engaged now", anchor=False)
 engaged()
-st.header("Agents")
+st.header("Agents", anchor=False)
 for agent in backend.queries.agents():
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"agent_{agent.agent_id}"):
         st.badge("stopped" if agent.is_stopped else "running", color="red" if agent.is_stopped else "gray")

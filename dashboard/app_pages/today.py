@@ -41,30 +41,32 @@ with st.container(horizontal=True, gap="small"):
 
 left, right = st.columns((0.6, 0.4), gap="medium")
 with left:
-    st.header("Verdicts over time")
+    st.header("Verdicts over time", anchor=False)
     st.echarts_chart(
-        verdicts_over_time(backend.queries.verdicts(start, stop, BUCKETS[chosen])), height=260, key="verdicts"
+        verdicts_over_time(backend.queries.verdicts(start, stop, BUCKETS[chosen]), start, stop),
+        height=260,
+        key="verdicts",
     )
 with right:
-    st.header("Latency per stage")
+    st.header("Latency per stage", anchor=False)
     if latency := backend.queries.latency(start, stop):
         st.echarts_chart(latency_by_stage(latency), height=260, key="latency")
     else:
         st.markdown("No action has finished in this range.")
 
-st.header("Most used tools")
+st.header("Most used tools", anchor=False)
 st.dataframe(
     [
         {
             "Action": untrusted(tool.name, 80),
             "Agent": untrusted(words.short_agent(tool.agent_id), 60),
-            "Calls": tool.n,
+            "Proposed": tool.n,
             "Range before": tool.before,
-            "Not succeeded": None if tool.not_ok is None else round(100 * tool.not_ok),
+            "Executed, not succeeded": None if tool.not_ok is None else round(100 * tool.not_ok),
         }
         for tool in backend.queries.top_tools(start, stop)
     ],
-    column_config={"Not succeeded": st.column_config.NumberColumn(format="%d %%")},
+    column_config={"Executed, not succeeded": st.column_config.NumberColumn(format="%d %%")},
     hide_index=True,
     width="stretch",
 )

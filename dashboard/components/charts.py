@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from dashboard.model.words import VERDICTS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from dashboard.model.rows import LatencyRow, VerdictCount
 
 
-def verdicts_over_time(rows: list[VerdictCount]) -> dict[str, Any]:
-    """Return a stacked bar chart of verdicts by time bucket."""
+def verdicts_over_time(rows: list[VerdictCount], start: datetime, stop: datetime) -> dict[str, Any]:
+    """Return a stacked bar chart of verdicts by time bucket, over the whole range even where nothing happened."""
     times = sorted({row.at for row in rows})
     counts = {(row.at, row.verdict): row.n for row in rows}
     series = [
@@ -30,7 +32,7 @@ def verdicts_over_time(rows: list[VerdictCount]) -> dict[str, Any]:
         "grid": {"left": 40, "right": 12, "top": 32, "bottom": 28},
         "legend": {"top": 0, "left": 0, "itemWidth": 12, "itemHeight": 12},
         "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "time"},
+        "xAxis": {"type": "time", "min": start.isoformat(), "max": stop.isoformat()},
         "yAxis": {"type": "value", "minInterval": 1},
         "series": series,
     }

@@ -13,7 +13,7 @@ from dashboard.model.custody import boxes, checks
 if TYPE_CHECKING:
     from dashboard.model.rows import ActionRow, EventRow, RemitRow
 
-_MARKS = {"done": ":green[●]", "open": ":gray[○]", "missing": ":gray[-]", "bad": ":red[▲]"}
+_MARKS = {"done": ":green[●]", "open": ":gray[○]", "missing": ":gray[—]", "bad": ":red[▲]"}
 
 
 def show_chain(row: ActionRow, remit: RemitRow | None) -> None:

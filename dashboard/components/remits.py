@@ -37,12 +37,14 @@ def _one(row: RemitRow) -> None:
                 f"{words.until(row.expires_at, now())} left",
                 width="stretch",
             )
-            st.button("Revoke", key=f"revoke_{row.remit_id}", on_click=_revoke, args=(row.remit_id,))
+            reply = st.session_state.get(f"reply_{row.remit_id}")
+            if reply is None or reply.status != "ok":
+                st.button("Revoke", key=f"revoke_{row.remit_id}", on_click=_revoke, args=(row.remit_id,))
         st.text(untrusted(row.task, 200))
         with st.expander("Grants", key=f"grants_{row.remit_id}", on_change="rerun") as grants:
             if grants.open:
                 _grants(row.remit_id)
-        if (reply := st.session_state.get(f"reply_{row.remit_id}")) is not None:
+        if reply is not None:
             show_reply(reply)
 
 

@@ -81,7 +81,7 @@ def _proposed(row: ActionRow) -> Box:
 
 def _policy(row: ActionRow) -> Box:
     if row.verdict is None:
-        return Box(title="Policy", value="-", note="not evaluated yet", at=None, state="open")
+        return Box(title="Policy", value="—", note="not evaluated yet", at=None, state="open")
     return Box(
         title="Policy",
         value=words.VERDICTS.get(row.verdict, row.verdict),
@@ -95,24 +95,24 @@ def _approved(row: ActionRow) -> Box:
     if row.verdict == "allow":
         return Box(title="Approved", value="by rule", note="nobody was asked", at=row.decided_at, state="done")
     if row.approval_status is None:
-        return Box(title="Approved", value="-", note="nobody was asked", at=None, state=_ended(row))
+        return Box(title="Approved", value="—", note="nobody was asked", at=None, state=_ended(row))
     state: BoxState = {"approved": "done", "requested": "open"}.get(row.approval_status, "bad")  # type: ignore[assignment]  # a mapping of literals loses them
     who = ", ".join(words.short_human(vote.human) for vote in row.votes) or words.short_human(row.approver)
     note = "waiting" if row.approval_status == "requested" else row.approval_status
     return Box(
-        title="Approved", value=who if row.approver or row.votes else "-", note=note, at=row.decided_at, state=state
+        title="Approved", value=who if row.approver or row.votes else "—", note=note, at=row.decided_at, state=state
     )
 
 
 def _token(row: ActionRow) -> Box:
     if row.jti is None:
-        return Box(title="Token", value="-", note="none was minted", at=None, state=_ended(row))
+        return Box(title="Token", value="—", note="none was minted", at=None, state=_ended(row))
     return Box(title="Token", value=row.jti[:12], note="one call, single use", at=row.tokenized_at, state="done")
 
 
 def _executed(row: ActionRow) -> Box:
     if row.executed_at is None:
-        return Box(title="Executed", value="-", note="no call was made", at=None, state=_ended(row))
+        return Box(title="Executed", value="—", note="no call was made", at=None, state=_ended(row))
     same = row.executed_digest == row.args_digest
     return Box(
         title="Executed",
@@ -126,7 +126,7 @@ def _executed(row: ActionRow) -> Box:
 def _result(row: ActionRow) -> Box:
     if row.outcome is None:
         if not row.has_ended:
-            return Box(title="Result", value="-", note="no outcome yet", at=None, state="open")
+            return Box(title="Result", value="—", note="no outcome yet", at=None, state="open")
         note = words.reason(row.refused_reason or row.reason)
         return Box(title="Result", value=row.result_status or "ended", note=note, at=row.last_event_at, state="bad")
     note = {"match": "matches", "differs": "DIFFERS"}.get(row.match or "", "match not checked")

@@ -16,7 +16,7 @@ _TITLES: dict[str, tuple[str, Tone]] = {
     "ok": ("Done", "good"),
     "decided": ("Already decided", "neutral"),
     "stale": ("Something changed since this was shown: review it again", "neutral"),
-    "forbidden": ("Not yours to decide", "bad"),
+    "forbidden": ("Not allowed for you", "bad"),
     "too_early": ("Too early: read the card first", "neutral"),
     "invalid": ("Not accepted", "bad"),
     "login_needed": ("Your sign-in is too old: sign in again", "bad"),

@@ -27,9 +27,9 @@ STOP_REASONS = ("suspicious behaviour", "wrong delegation", "incident response",
 
 
 def duration(value: timedelta | float | None) -> str:
-    """Return a duration in its largest useful unit: `850 ms`, `42 s`, `3:12 min`, `5 h 04`; `-` when unknown."""
+    """Return a duration in its largest useful unit: `850 ms`, `42 s`, `3:12 min`, `5 h 04`, `12 d`; `—` when unknown."""
     if value is None:
-        return "-"
+        return "—"
     seconds = value if isinstance(value, int | float) else value.total_seconds()
     if seconds < 1:
         return f"{max(0, seconds) * 1000:.0f} ms"
@@ -37,12 +37,14 @@ def duration(value: timedelta | float | None) -> str:
         return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
-    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d}"
+    if seconds < 48 * 3600:
+        return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d}"
+    return f"{int(seconds) // 86_400} d"
 
 
 def clock(value: datetime | None) -> str:
-    """Return the time of day with seconds, in the zone the value carries; `-` when unknown."""
-    return value.strftime("%H:%M:%S") if value is not None else "-"
+    """Return the time of day with seconds, in the zone the value carries; `—` when unknown."""
+    return value.strftime("%H:%M:%S") if value is not None else "—"
 
 
 def until(value: datetime | None, now: datetime) -> str:
@@ -59,7 +61,7 @@ def ago(value: datetime | None, now: datetime) -> str:
 
 def short_digest(value: str | None) -> str:
     """Return what people compare by eye: the first 12 characters of a digest without its algorithm."""
-    return value.removeprefix("sha-256:")[:12] if value else "-"
+    return value.removeprefix("sha-256:")[:12] if value else "—"
 
 
 def short_agent(value: str) -> str:
@@ -73,8 +75,8 @@ def short_human(value: str | None) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a share in whole percent; `-` of nothing."""
-    return f"{100 * part / whole:.0f} %" if whole else "-"
+    """Return a share in whole percent; `—` of nothing."""
+    return f"{100 * part / whole:.0f} %" if whole else "—"
 
 
 def reason(code: str | None) -> str:

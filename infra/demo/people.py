@@ -42,7 +42,7 @@ class People:
             self._tokens[person] = await id_token(self.issuer, person, CLIENT_ID, REDIRECT_URI)
         return self._tokens[person]
 
-    async def command(self, person: str, kind: type[Command], **fields: Any) -> Reply:  # noqa: ANN401  (the command's own)
+    async def command(self, person: str, kind: type[Command], /, **fields: Any) -> Reply:  # noqa: ANN401  (the command's own)
         """Send one command as a person; no answer is not known, so the same key is sent again."""
         command = kind(id_token=await self.token(person), idempotency_key=fresh_key(), **fields)  # type: ignore[arg-type]
         body = command.to_wire()

@@ -177,7 +177,7 @@ class Stage:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "remit.cli", "audit", "verify", "--json"),
-            env={**os.environ, **self.environment.variables("cli")},
+            env={**os.environ, **self.environment.variables("audit")},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

@@ -34,6 +34,13 @@ RETRIES = 2
 REPEATABLE = frozenset({"key", "natural"})
 CLAIM_MARGIN_S = 10.0
 """Beyond the sum of all time limits, until a claim without an outcome counts as interrupted."""
+REMEDIES = {
+    Reason.BUDGET_EXHAUSTED: "the remit or its grant has no calls left; ask its human for a new one",
+    Reason.REMIT_REVOKED: "the remit was revoked before the call; ask its human for a new one",
+    Reason.REMIT_EXPIRED: "the remit expired before the call; ask its human for a new one",
+    Reason.STOPPED: "a kill switch was engaged before the call; propose again when operators have lifted it",
+}
+"""What the agent can do about the refusals that a claim meets in ordinary operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +205,7 @@ def refused(state: ActionState, refusal: Refuse) -> Refused:
 def refusal_of(reason: str) -> Refuse:
     """Return the refusal that a stored claim names; a word this build does not know is still a refusal."""
     try:
-        return Refuse(Reason(reason), "refused in the claim, right before the call")
+        known = Reason(reason)
+        return Refuse(known, REMEDIES.get(known, "refused in the claim, right before the call"))
     except ValueError:
         return Refuse(Reason.UNPROCESSABLE, "refused in the claim for a reason this executor does not know")

@@ -157,9 +157,19 @@ class Verifier:
         proof.open_actions = len(states) - proof.awaiting_receipt
         return proof
 
-    def foreign(self, seq: int, detail: str) -> None:
-        """Note that another copy of the stream holds something else at a sequence."""
-        self._find(seq, "foreign", detail)
+    def expect_end(self, last_seq: int, head: bytes) -> None:
+        """Hold the projector's cursor against the rows: it moves in the transaction that writes them."""
+        if last_seq > self._proof.last_seq:
+            missing = f"the rows end at {self._proof.last_seq}, the cursor stands at {last_seq}"
+            self._find(self._proof.last_seq + 1, "truncated", missing)
+        elif last_seq < self._proof.last_seq:
+            self._find(last_seq + 1, "foreign", f"rows beyond the cursor, which stands at {last_seq}")
+        elif head != self._previous:
+            self._find(last_seq, "chain_hash", "the cursor holds another chain head than the last row")
+
+    def note(self, seq: int, code: str, detail: str) -> None:
+        """Add a finding of somebody who looked elsewhere, such as at another copy of the stream."""
+        self._find(seq, code, detail)
 
     def _find(self, seq: int, code: str, detail: str) -> None:
         self._proof.finding_count += 1

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from remit.canonical import canonical
 from remit.events import Proposed
-from remit.fold import ActionState, step
+from remit.fold import ActionState, RemitState, step
 from remit.ids import action_id, jti
-from remit.ledger_chain import Evidence, genesis, judge_action, judge_remit, link, spelled
+from remit.ledger_chain import Evidence, admit, evidence_from, genesis, judge_action, judge_remit, link, spelled
 from remit.ledger_proof import LedgerRow
 from remit.runtime.delivery import Inbound
 from tests.support import factories as f
@@ -100,8 +100,6 @@ class StreamWriter:
 
 def evidence(message: Inbound) -> Evidence:
     """Return a message as the ledger keeps it."""
-    from remit.ledger_chain import evidence_from  # noqa: PLC0415  (one use)
-
     return evidence_from(message.seq or 0, message.subject, message.body, message.headers)
 
 
@@ -117,13 +115,11 @@ def chain_heads(messages: Iterable[Inbound], stream: str) -> list[bytes]:
 
 def rows_of(writer: StreamWriter) -> list[LedgerRow]:
     """Return the rows that a faithful projector writes for a stream."""
-    from remit.ledger_chain import admit  # noqa: PLC0415  (one use)
-
     rows, states = list[LedgerRow](), dict[str, Any]()
     for message, head in zip(writer.messages, chain_heads(writer.messages, writer.stream), strict=True):
         held = evidence(message)
         recorded, code = admit(held, f.TRUST)
-        subject_id = message.subject.split(".")[1]
+        subject_id = f"{message.subject}.".split(".")[1]
         status = _judge(writer.stream, states, subject_id, recorded, held.seq, code)
         row = LedgerRow(evidence=held, verify_status=status, chain_hash=head)
         if recorded is not None:
@@ -141,8 +137,6 @@ def _judge(stream: str, states: dict[str, Any], subject_id: str, recorded: Recor
         state: ActionState = states.get(subject_id) or ActionState(subject_id)
         states[subject_id], status = judge_action(state, recorded, seq, code)
         return status
-    from remit.fold import RemitState  # noqa: PLC0415  (one use)
-
     remit: RemitState = states.get(subject_id) or RemitState(subject_id)
     states[subject_id], status = judge_remit(remit, recorded, seq, code)
     return status

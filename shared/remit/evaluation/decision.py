@@ -130,9 +130,10 @@ def _registered(bundle: CompiledBundle, facts: Facts) -> CompiledAction | Denial
 def _delegated(facts: Facts, agent: AgentEntry) -> RemitDocument | Denial:
     remit, document = facts.remit, facts.remit.document
     if document is None or remit.status == "none" or document.remit_id != facts.proposal.remit_id:
-        return Denial(Reason.UNKNOWN_REMIT, "nobody granted this remit")
+        return Denial(Reason.UNKNOWN_REMIT, f"nobody granted {facts.proposal.remit_id}; ask a human to delegate the task")
     if document.agent_id != agent.id:
-        return Denial(Reason.FOREIGN_REMIT, "the remit was granted to another agent")
+        detail = f"{document.remit_id} was granted to another agent; ask its human for one for {agent.id}"
+        return Denial(Reason.FOREIGN_REMIT, detail)
     if remit.status != "active":
         ended = Reason.BUDGET_EXHAUSTED if remit.status == "exhausted" else Reason.REMIT_REVOKED
         return Denial(ended, f"the remit is {remit.status}; ask its human for a new one")
@@ -154,7 +155,7 @@ def _identified(
     if not drifted:
         return None
     named = ", ".join(dict.fromkeys(drifted))
-    return Denial(Reason.IDENTITY_DRIFT, f"{named}: not as registered or as the remit pins it")
+    return Denial(Reason.IDENTITY_DRIFT, f"{named}: not as registered or as the remit pins it; correct the agent or register it")
 
 
 def _unpinned(pin: AgentPin, presented: PresentedIdentity) -> list[str]:

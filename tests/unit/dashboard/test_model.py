@@ -162,7 +162,7 @@ def test_today_counts_in_words() -> None:
         (Reply(status="ok"), "Done", "good"),
         (Reply(status="ok", votes=1, quorum=2), "Vote 1 of 2 counted: another person must approve too", "good"),
         (Reply(status="unavailable", detail="x"), "No answer", "bad"),
-        (Reply(status="forbidden"), "Not yours to decide", "bad"),
+        (Reply(status="forbidden"), "Not allowed for you", "bad"),
     ],
 )
 def test_answers_are_said_in_words(reply: Reply, title: str, tone: str) -> None:
@@ -177,7 +177,14 @@ def test_a_lost_race_names_the_winner() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0.25, "250 ms"), (42, "42 s"), (192, "3:12 min"), (timedelta(hours=5, minutes=4), "5 h 04")],
+    [
+        (None, "—"),
+        (0.25, "250 ms"),
+        (42, "42 s"),
+        (192, "3:12 min"),
+        (timedelta(hours=5, minutes=4), "5 h 04"),
+        (timedelta(days=12), "12 d"),
+    ],
 )
 def test_durations_read_well(value: timedelta | float | None, text: str) -> None:
     assert words.duration(value) == text

@@ -140,3 +140,10 @@ def test_the_fake_read_model_has_the_methods_of_the_real_one() -> None:
         return {name: list(inspect.signature(f).parameters) for name, f in public if not name.startswith("_")}
 
     assert reads(MemoryQueries) == {name: found for name, found in reads(Queries).items() if name != "close"}
+
+
+def test_a_broker_that_is_away_means_that_nothing_was_done(tmp_path: Path) -> None:
+    sender = commands.BusSender(settings(tmp_path))
+    reply = sender.send(commands.approve(an_action(), a_viewer(), SecretStr("t")))
+    assert reply.status == "unavailable"
+    assert "nothing was done" in reply.detail
