@@ -99,5 +99,9 @@ def load() -> DashboardSettings:
         return DashboardSettings.model_validate({})
     except ValidationError as error:
         rows = error.errors(include_url=False, include_input=False, include_context=False)
-        named = "; ".join(f"{'.'.join(str(part) for part in row['loc'])}: {row['msg']}" for row in rows)
+        named = "; ".join(f"{_variable(str(row['loc'][0]))}: {row['msg']}" for row in rows)
         raise ConfigurationError(f"the dashboard's environment does not fit: {named}") from None
+
+
+def _variable(name: str) -> str:
+    return name if name.isupper() else f"REMIT_DASHBOARD_{name.upper()}"

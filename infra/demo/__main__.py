@@ -16,7 +16,7 @@ from infra.demo.approver import Approver
 from infra.demo.play import Play, TaskRun
 from infra.demo.report import Summary, duplicates, settled, summarize
 from infra.demo.stage import Stage
-from infra.demo.tasks import tasks
+from infra.demo.tasks import remit_for, tasks
 from remit.clock import monotonic
 from remit.errors import RemitError
 from remit.ids import fresh_key
@@ -33,7 +33,9 @@ def _arguments() -> argparse.Namespace:
         epilog="NATS_URL and DATABASE_URL use given servers. Everything is kept in one directory and removed at the end.",
     )
     parser.add_argument("--once", action="store_true", help="end after the tasks; the last line is RESULT demo {json}")
-    parser.add_argument("--scale", default="", metavar='"policy=3 executor=2"', help="replicas of each service")
+    parser.add_argument(
+        "--scale", default="", type=scale_of, metavar='"policy=3 executor=2"', help="replicas of each service"
+    )
     parser.add_argument("--directory", type=Path, help="keep keys, data and logs here instead of a temporary directory")
     parser.add_argument("--no-dashboard", action="store_true", help="do not start the dashboard")
     parser.add_argument("--quiet", action="store_true", help="one line a task instead of one a proposal")
@@ -93,6 +95,11 @@ async def play(stage: Stage, *, quiet: bool) -> Summary:
     return await summarize(runs, admin=admin, effects=effects, audit_verified=await stage.verify_audit(), more=more)
 
 
+async def extra_remit(stage: Stage) -> str:
+    """Delegate the first task once more, for whoever wants to try an agent of their own."""
+    return await (await stage.people()).grant(remit_for(tasks()[0]))
+
+
 def table(summary: Summary) -> str:
     """Return the closing table for people."""
     rows = [
@@ -113,14 +120,15 @@ def table(summary: Summary) -> str:
 
 async def demo(options: argparse.Namespace, directory: Path, stop: asyncio.Event) -> int:
     """Run the demonstration in a directory; return the exit code."""
-    scale = scale_of(options.scale)
-    async with Stage(directory, scale=scale, dashboard=not options.no_dashboard, say=say) as stage:
+    async with Stage(directory, scale=options.scale, dashboard=not options.no_dashboard, say=say) as stage:
         if not options.no_dashboard:
             say(f"dashboard: {stage.dashboard_url}  (sign in as dana to approve, emma to delegate, otto to operate)")
         summary = await play(stage, quiet=options.quiet)
         say(f"\n{table(summary)}\n")
         if not options.once:
             say(f"dashboard: {stage.dashboard_url}   logs: {directory / 'logs'}")
+            say(f"in another shell: source {stage.write_variables(await extra_remit(stage))}")
+            say("  then: .venv/bin/python infra/demo/example_agent.py   or: .venv/bin/remit --help")
             say("everything stays up; Ctrl-C stops it")
             await stop.wait()
             say("stopping ...")

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import secrets
+import shlex
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -106,7 +107,10 @@ class Stage:
             "REMIT_JWKS_URL": "http://127.0.0.1:{port:tokens}/.well-known/jwks.json",
             "REMIT_CREDENTIALS_DIR": str(credentials),
         }
-        settings["audit"] |= {"REMIT_CHECKPOINT_DIR": str(self.directory / "checkpoints")}
+        settings["audit"] |= {
+            "REMIT_CHECKPOINT_DIR": str(self.directory / "checkpoints"),
+            "REMIT_CHECKPOINT_EVERY_S": "2",
+        }
         return settings
 
     def _identity(self) -> ProcessSpec:
@@ -173,10 +177,19 @@ class Stage:
         return reply.bundle_version
 
     async def verify_audit(self) -> bool:
-        """Let `remit audit verify` recompute the whole ledger; True when it finds nothing wrong."""
+        """Let `remit audit verify` recompute the ledger from rows, stream and checkpoints; True when nothing is wrong."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "remit.cli", "audit", "verify", "--json"),
+            *(
+                "-m",
+                "remit.cli",
+                "audit",
+                "verify",
+                "--json",
+                "--nats",
+                "--checkpoints",
+                str(self.directory / "checkpoints"),
+            ),
             env={**os.environ, **self.environment.variables("audit")},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -184,6 +197,23 @@ class Stage:
         output, _ = await process.communicate()
         (self.directory / "logs" / "audit-verify.log").write_bytes(output)
         return process.returncode == 0
+
+    def write_variables(self, remit_id: str) -> Path:
+        """Write what the command line and an agent need to join in, for the shell's `source`; only its owner can read it."""
+        keys = self.environment.keys_dir
+        found = {
+            **self.environment.variables("cli"),
+            "REMIT_CLI_SEED_FILE": str(keys / "cli" / "nats.nk"),
+            "REMIT_OIDC_ISSUER": self.issuer,
+            "REMIT_OIDC_CLIENT_ID": CLIENT_ID,
+            "REMIT_AGENT": AGENT,
+            "REMIT_AGENT_SEED_FILE": str(keys / "agents" / AGENT / "nats.nk"),
+            "REMIT_ID": remit_id,
+            **{f"REMIT_AGENT_{name.upper()}": value for name, value in IDENTITY.items()},
+        }
+        path = self.directory / "demo.env"
+        secret_files.write(path, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in found.items()))
+        return path
 
     async def agent(self) -> Agent:
         """Connect the agent with its own key; it may propose and hear its own results, nothing else."""

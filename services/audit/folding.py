@@ -12,6 +12,7 @@ from remit.envelope import Recorded, Signed, event_class, parse
 from remit.events import ActionAudited, ActionEvent, ActionProposed, RemitEvent
 from remit.fold import ActionState, RemitState
 from remit.ledger_chain import VALID, Evidence, judge_action, judge_remit, link
+from services.audit.fields import instant
 from services.audit.project import action_row, opening
 from services.audit.project_events import event_columns, missing_content
 from services.audit.project_remits import grant_rows, remit_row
@@ -145,12 +146,13 @@ def fold_actions(
 
 def _count(batch: ActionBatch, tracked: Tracked, event: ActionEvent, at: datetime) -> None:
     batch.approvals_changed = batch.approvals_changed or touches_approval(event)
+    said_at = instant(event.time) or at
     used = first_effect(tracked, event)
     if used is not None:
-        batch.uses.append((*used, at))
+        batch.uses.append((*used, said_at))
     if isinstance(event, ActionProposed):
         row = tracked.opening
-        batch.seen.append((row["agent_id"], row["agent_name"], row["remit_id"], at))
+        batch.seen.append((row["agent_id"], row["agent_name"], row["remit_id"], said_at))
 
 
 def fold_remits(admitted: list[Admitted], *, head: bytes, memory: dict[str, RemitState]) -> RemitBatch:

@@ -12,64 +12,70 @@ AGENT = "spiffe://acme.example/agent/bookkeeper"
 REMIT = "rem_" + "a" * 32
 
 
+ARGUMENTS: dict[str, Any] = {"recipient": "UK12345678901234567890", "amount": 98.7, "subject": "Bill"}
+SAME_FOR_ALL: dict[str, Any] = {
+    "version": 3,
+    "remit_id": REMIT,
+    "grant_no": 2,
+    "tool": "bank",
+    "action": "send_money",
+    "tier": 3,
+    "effect": "write",
+    "environment": "demo",
+    "resource_id": "UK12345678901234567890",
+    "agent_id": AGENT,
+    "agent_name": "bookkeeper",
+    "agent_version": "claude 5",
+    "session": "run-1",
+    "shape_digest": digest("shape"),
+    "schema_digest": digest("schema"),
+    "scopes_requested": ["bank.send_money"],
+    "scopes_granted": [],
+    "scopes_used": [],
+    "policy_version": digest("policy"),
+    "bundle_version": 3,
+    "rule_id": "payments-need-a-person",
+    "matched_policies": ["payments-need-a-person"],
+    "verdict": "ask",
+    "reason": "approval_required",
+    "unnamed_sinks": ["recipient"],
+    "approval_status": "requested",
+    "approver_group": ["payments"],
+    "quorum": 1,
+    "round": 1,
+    "votes": [],
+    "shown_digest": digest("shown"),
+    "batch_pos": 0,
+    "narrowed": False,
+    "asked_agent": False,
+    "canary": False,
+    "redacted_paths": [],
+    "latency_ms": {"policy": 8},
+    "last_type": "approval_requested",
+    "flags": [],
+    "rationale": "Paying the December bill as requested in the task.",
+}
+"""Columns of `actions_all` of an ask for the group `payments` that do not depend on time or number."""
+
+
 def action(number: int, human: str, **changes: Any) -> dict[str, Any]:
     """Return an action that waits for the group `payments`, as columns of `actions_all`."""
-    args = changes.pop("args", {"recipient": "UK12345678901234567890", "amount": 98.7, "subject": "Bill"})
+    args = changes.pop("args", ARGUMENTS)
     at = now()
-    row: dict[str, Any] = {
+    own: dict[str, Any] = {
         "action_id": f"{number:032x}",
-        "version": 3,
-        "remit_id": REMIT,
-        "grant_no": 2,
-        "tool": "bank",
-        "action": "send_money",
-        "tier": 3,
-        "effect": "write",
-        "environment": "demo",
-        "resource_id": "UK12345678901234567890",
-        "agent_id": AGENT,
-        "agent_name": "bookkeeper",
-        "agent_version": "claude 5",
-        "session": "run-1",
         "human": human,
-        "shape_digest": digest("shape"),
         "args": args,
         "args_digest": digest(args),
-        "schema_digest": digest("schema"),
-        "scopes_requested": ["bank.send_money"],
-        "scopes_granted": [],
-        "scopes_used": [],
-        "policy_version": digest("policy"),
-        "bundle_version": 3,
-        "rule_id": "payments-need-a-person",
-        "matched_policies": ["payments-need-a-person"],
-        "verdict": "ask",
-        "reason": "approval_required",
-        "unnamed_sinks": ["recipient"],
-        "approval_status": "requested",
-        "approver_group": ["payments"],
-        "quorum": 1,
-        "round": 1,
-        "votes": [],
         "expires_at": at + timedelta(minutes=12),
-        "shown_digest": digest("shown"),
         "proposed_at": at - timedelta(seconds=40),
         "evaluated_at": at - timedelta(seconds=39),
         "requested_at": at - timedelta(seconds=39),
-        "batch_pos": 0,
-        "narrowed": False,
-        "asked_agent": False,
-        "canary": False,
-        "redacted_paths": [],
-        "latency_ms": {"policy": 8},
         "first_seq": number * 10,
         "last_seq": number * 10 + 2,
-        "last_type": "approval_requested",
         "last_event_at": at - timedelta(seconds=39),
-        "flags": [],
-        "rationale": "Paying the December bill as requested in the task.",
     }
-    return {**row, **changes}
+    return {**SAME_FOR_ALL, **own, **changes}
 
 
 def executed(number: int, human: str, approver: str, *, minutes_ago: int = 5, **changes: Any) -> dict[str, Any]:

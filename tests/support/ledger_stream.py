@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from remit.envelope import Recorded
-    from remit.fold import RemitState
 
 
 def data_for(kind: str, identity: str, key: str, **changes: Any) -> BaseModel:

@@ -15,13 +15,13 @@ from services.audit.chain import GapError
 from services.audit.evidence import EvidenceStore
 from services.audit.projector import HEAL_ATTEMPTS, Projector
 from services.audit.receipts import Receipts
-from services.audit.source import Source
 from services.audit.tracking import Tracked
 from tests.support import factories as f
 from tests.support.ledger_stream import StreamWriter, data_for, evidence
 
 if TYPE_CHECKING:
     from remit.fold import ActionState
+    from services.audit.source import Source
 
 
 class FakeSource:

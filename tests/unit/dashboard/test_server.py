@@ -10,11 +10,13 @@ import pytest
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from streamlit import config
 
 from dashboard import commands, options
+from dashboard.live import MAX_CONNECTIONS, LiveSignal, LiveSocket
 from dashboard.queries import Queries
 from dashboard.security import SecurityHeaders, content_policy, inline_script_hashes
 from dashboard.server import listen
@@ -47,7 +49,7 @@ def test_settings_keep_secrets_out_of_their_repr(tmp_path: Path) -> None:
 def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "REMIT_DASHBOARD_DATABASE_URL", "REMIT_DASHBOARD_OIDC_ISSUER"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigurationError, match="oidc_issuer"):
+    with pytest.raises(ConfigurationError, match="REMIT_DASHBOARD_OIDC_ISSUER"):
         load()
 
 
@@ -147,3 +149,21 @@ def test_a_broker_that_is_away_means_that_nothing_was_done(tmp_path: Path) -> No
     reply = sender.send(commands.approve(an_action(), a_viewer(), SecretStr("t")))
     assert reply.status == "unavailable"
     assert "nothing was done" in reply.detail
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:8502", "null", ""])
+def test_the_live_signal_is_for_our_own_page_only(tmp_path: Path, origin: str) -> None:
+    socket_of = LiveSocket(LiveSignal(settings(tmp_path).sqlalchemy_url), "http://localhost:8501")
+    client = TestClient(Starlette(routes=[WebSocketRoute("/api/ws", socket_of.serve)]))
+    with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("/api/ws", headers={"origin": origin}):
+        pass
+    assert refused.value.code == 1008
+
+
+def test_the_live_signal_has_a_bounded_number_of_listeners(tmp_path: Path) -> None:
+    socket_of = LiveSocket(LiveSignal(settings(tmp_path).sqlalchemy_url), "http://localhost:8501")
+    socket_of._open = MAX_CONNECTIONS
+    client = TestClient(Starlette(routes=[WebSocketRoute("/api/ws", socket_of.serve)]))
+    headers = {"origin": "http://localhost:8501"}
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/api/ws", headers=headers):
+        pass
