@@ -35,13 +35,18 @@ def choose(action_id: str | None) -> None:
     st.session_state[OPEN] = action_id
 
 
+def answered(row: ActionRow) -> str:
+    """Return where the answer about one round of an action is kept; the next round is a new question."""
+    return f"reply_{row.action_id}_{row.round}"
+
+
 def decide(row: ActionRow, decision: str) -> None:
     """Send one decision about exactly what was drawn; a second press repeats the same request."""
     if decision == "approve":
         command = commands.approve(row, person, session.token())
     else:
         command = commands.deny(row, person, session.token(), st.session_state.get(f"reason_{row.action_id}"))
-    st.session_state[f"reply_{row.action_id}"] = backend.sender.send(command)
+    st.session_state[answered(row)] = backend.sender.send(command)
 
 
 def waiting() -> None:
@@ -90,7 +95,7 @@ def card(action_id: str) -> None:
 
 
 def _actions(row: ActionRow, state: CardState) -> None:
-    reply = st.session_state.get(f"reply_{row.action_id}")
+    reply = st.session_state.get(answered(row))
     if state not in WAITING_STATES:
         _closed(row, state)
     elif reply is not None and reply.status == "ok":

@@ -62,7 +62,9 @@ async def is_turned_away(live: Live, answer: Result | Refusal | Pending, reason:
     await eventually(kept)
 
 
-async def is_refused(live: Live, answer: Result | Refusal | Pending, verdict: tuple[Reason, str | None], *words: str) -> None:
+async def is_refused(
+    live: Live, answer: Result | Refusal | Pending, verdict: tuple[Reason, str | None], *words: str
+) -> None:
     """Assert a refused action: reason, stage and words as the agent sees them, never claimed, and a receipt."""
     told = refused(answer)
     assert (told.reason, told.stage) == verdict
@@ -170,7 +172,9 @@ async def test_drifted_agent_identity(live: Live) -> None:
     drifted = await live.stage.connect(model_version="v9")
     async with live.nothing_called():
         answer = await drifted.propose("bank.get_iban", {}, remit=remit)
-        await is_refused(live, answer, (Reason.IDENTITY_DRIFT, "policy"), "model_version", "registered", "correct the agent")
+        await is_refused(
+            live, answer, (Reason.IDENTITY_DRIFT, "policy"), "model_version", "registered", "correct the agent"
+        )
 
 
 async def test_exhausted_budget_of_a_grant(live: Live) -> None:

@@ -125,7 +125,9 @@ async def running_lab() -> AsyncGenerator[Lab]:
     app = Starlette(routes=[Route("/{action}", lab.answer, methods=["POST"])])
     async with serving(app) as port:
         with socket.socket() as gone:
-            gone.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused, and nobody else gets the port
+            gone.bind(
+                ("127.0.0.1", 0)
+            )  # bound but not listening: connections are refused, and nobody else gets the port
             lab.url = f"http://127.0.0.1:{port}"
             lab.gone_url = f"http://127.0.0.1:{gone.getsockname()[1]}"
             yield lab

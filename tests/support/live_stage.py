@@ -118,7 +118,9 @@ class Live:
     def terms(*calls: str) -> dict[str, Any]:
         """Return the usual terms: an hour, a hundred calls."""
         begin = now()
-        grants = [{"type": "tool_call", **dict(zip(("tool", "action"), call.split("."), strict=True))} for call in calls]
+        grants = [
+            {"type": "tool_call", **dict(zip(("tool", "action"), call.split("."), strict=True))} for call in calls
+        ]
         return {
             "agent_id": AGENT_ID,
             "task": "Find out how the lab answers",

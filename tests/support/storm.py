@@ -15,6 +15,8 @@ from infra.demo.tasks import Call, Task
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine
+
     from remit import Pending, Refusal, Result
     from tests.support.live_stage import Live
 
@@ -102,7 +104,7 @@ async def storm_over(live: Live, *calls: str) -> Storm:
 
 
 @contextlib.asynccontextmanager
-async def at_work(*loops: Any) -> Any:
+async def at_work(*loops: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     """Run endless loops beside the block; one that fails fails the block."""
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
@@ -117,9 +119,10 @@ async def at_work(*loops: Any) -> Any:
 async def approver_of(storm: Storm) -> Approver:
     """Return Dana, who says yes to everything the storm asks."""
     approver = Approver(storm.live.people, await storm.live.stage.database(storm.live.stage.environment.admin_url))
-    calls = (Call(tool=name.removeprefix("bank."), arguments=arguments, result="", changes=()) for name, arguments in (
-        call_of("asked", number) for number in range(2, 30_000, 3)
-    ))
+    calls = (
+        Call(tool=name.removeprefix("bank."), arguments=arguments, result="", changes=())
+        for name, arguments in (call_of("asked", number) for number in range(2, 30_000, 3))
+    )
     approver.expect(storm.remit, Task(id="storm", prompt="", calls=tuple(calls), inject_after=0))
     return approver
 

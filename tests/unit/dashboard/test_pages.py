@@ -267,3 +267,16 @@ def test_a_card_follows_its_own_action() -> None:
     queries.rows[0] = replace(row, approval_status="denied", terminal="refused", approver=EMMA, decided_at=at(-4))
     app.run()
     assert "**Denied**" in words_on(app)
+
+
+def test_after_the_first_of_two_votes_the_card_asks_for_another_person() -> None:
+    row = an_action(quorum=2)
+    queries = MemoryQueries([row])
+    install(queries, ScriptedSender(Reply(status="ok", votes=1, quorum=2, round=2)))
+    app = open_app()
+    app.button(key=f"ap_{row.action_id}").click().run()
+    assert "Vote 1 of 2 counted" in words_on(app)
+    queries.rows[0] = replace(row, round=2, votes=(Vote(human=DANA, at=at(-1)),))
+    app.run()
+    assert "Your approval counts" in words_on(app)
+    assert app.button(key=f"ap_{row.action_id}").disabled
