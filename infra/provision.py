@@ -38,6 +38,8 @@ FINAL_KEYS = frozenset({"name", "retention", "storage", "deliver_policy", "ack_p
 """What a stream or consumer is made with for life; another value is another stream."""
 LIMIT_KEYS = frozenset({"max_bytes", "max_age", "max_msgs", "max_msgs_per_subject"})
 """Lowering one of these would let the broker delete stored messages."""
+ROUTING_KEYS = frozenset({"mirror", "sources", "republish", "subject_transform"})
+"""Carry messages in or out behind the permission lists; the table has none, so a stream that has one is put right."""
 LOCK_KEYS = frozenset({"deny_delete", "deny_purge"})
 """Can be set, never lifted (the broker answers 10052)."""
 
@@ -87,7 +89,8 @@ async def _stream(nc: Client, spec: StreamSpec, sizing: Sizing, report: Report) 
     if not changed:
         report.unchanged.append(spec.name)
         return
-    await _request(nc, f"STREAM.UPDATE.{spec.name}", {**found["config"], **wanted}, spec.name)
+    kept = {key: value for key, value in found["config"].items() if key not in ROUTING_KEYS}
+    await _request(nc, f"STREAM.UPDATE.{spec.name}", {**kept, **wanted}, spec.name)
     report.updated.append(f"{spec.name} ({', '.join(sorted(changed))})")
 
 
@@ -120,7 +123,7 @@ async def _write_consumer(
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return (found, wanted) of every key we set that differs; the broker leaves out what is zero."""
     changed: dict[str, tuple[Any, Any]] = {}
-    for key in {*wanted, *(key for key in ("filter_subject", "filter_subjects") if key in found)}:
+    for key in {*wanted, *(key for key in ("filter_subject", "filter_subjects", *ROUTING_KEYS) if key in found)}:
         have, want = found.get(key) or None, wanted.get(key) or None
         if isinstance(have, list) and isinstance(want, list):
             have, want = sorted(have), sorted(want)
@@ -195,9 +198,14 @@ class ProvisionSettings(BaseSettings):
 
     def tls(self) -> ssl.SSLContext | None:
         """Return the client context, when a CA is named."""
-        if self.tls_ca_file is None or self.tls_cert_file is None:
+        if self.tls_ca_file is None:
             return None
+        if self.tls_cert_file is None or self.tls_key_file is None:
+            raise ConfigurationError(
+                "REMIT_TLS_CA_FILE is set; mutual TLS needs REMIT_TLS_CERT_FILE and REMIT_TLS_KEY_FILE too"
+            )
         context = ssl.create_default_context(cafile=str(self.tls_ca_file))
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_cert_chain(self.tls_cert_file, self.tls_key_file)
         return context
 

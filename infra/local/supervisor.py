@@ -1,7 +1,6 @@
 """Keeps processes alive: whatever exits is started again, alone, after a pause that grows while it keeps failing.
 
-Services die on purpose when they cannot work (design, bus section 1 rule 5), so a supervisor must neither stop the others
-nor give up.
+Services die on purpose when they cannot work (design, bus section 1 rule 5): the others go on, and nobody gives up.
 """
 
 from __future__ import annotations
@@ -110,9 +109,7 @@ class Supervisor:
 
         """
         listed = list(specs)
-        self._specs = {spec.name: spec for spec in listed}
-        self._scale = dict(scale or {})
-        self._say = say
+        self._specs, self._scale, self._say = {spec.name: spec for spec in listed}, dict(scale or {}), say
         self._instances: dict[str, _Instance] = {}
         self._ports: dict[str, int] = {}
         if len(self._specs) != len(listed):

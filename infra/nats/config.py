@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 MAX_PAYLOAD = 256 * 1024
 AGENT_MAX_PAYLOAD = 65_536
 
+MAX_AGENT_CONNECTIONS = 2_000
+MAX_CONNECTIONS = MAX_AGENT_CONNECTIONS + 512
+"""Of the whole server: agents that use up their account's connections leave room for every service."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
@@ -86,7 +90,7 @@ def render(config: ServerConfig) -> str:
         "listen": f"{config.host}:{config.port}",
         "http": f"127.0.0.1:{config.monitor_port}",
         "max_payload": MAX_PAYLOAD,
-        "max_connections": 512,
+        "max_connections": MAX_CONNECTIONS,
         "ping_interval": "10s",
         "ping_max": 2,
         "write_deadline": "5s",
@@ -111,7 +115,7 @@ def render(config: ServerConfig) -> str:
 
 def _agents(config: ServerConfig) -> dict[str, Any]:
     return {
-        "limits": {"max_connections": 2_000, "max_subscriptions": 20_000, "max_payload": AGENT_MAX_PAYLOAD},
+        "limits": {"max_connections": MAX_AGENT_CONNECTIONS, "max_subscriptions": 20_000, "max_payload": AGENT_MAX_PAYLOAD},
         "imports": [
             {"service": {"account": "REMIT", "subject": "in.propose.*"}, "to": "propose.*"},
             {"service": {"account": "REMIT", "subject": "status.*.*"}},

@@ -133,6 +133,17 @@ async def test_drift_of_what_the_table_sets_is_repaired_and_named(provisioner: C
     assert stream_hash(await live(provisioner, "ACTIONS")) == stream_hash(stream)
 
 
+async def test_a_stream_that_was_rerouted_is_put_right(provisioner: Client) -> None:
+    await provision(provisioner)
+    config = (await ask(provisioner, "$JS.API.STREAM.INFO.DLQ", {}))["config"]
+    republish = {"src": "dlq.>", "dest": "elsewhere.>"}
+    answer = await ask(provisioner, "$JS.API.STREAM.UPDATE.DLQ", {**config, "republish": republish})
+    assert "republish" in answer["config"]
+    report = await provision(provisioner)
+    assert report.updated == ["DLQ (republish)"]
+    assert "republish" not in (await ask(provisioner, "$JS.API.STREAM.INFO.DLQ", {}))["config"]
+
+
 async def test_a_hold_on_executions_is_no_drift_and_outlives_a_repair(
     server: NatsServer, keys_dir: Path, provisioner: Client
 ) -> None:
