@@ -10,7 +10,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON := $(PYTHON)
 export UV_NO_PROGRESS := 1
 
-.PHONY: help setup check format test unit demo bench contract wheel clean
+.PHONY: help setup check lint types format test unit demo bench contract wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,16 +29,20 @@ $(UV):
 setup: .venv/.installed ## Install everything into ./.venv (uv comes from PyPI)
 
 check: setup ## Lint, types, import contracts, unit and architecture tests (under a minute)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint types unit
+
+lint: setup
 	@.venv/bin/ruff check --quiet
 	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/lint-imports --no-logo | tail -1
+
+types: setup
 	@.venv/bin/basedpyright --level error
-	@.venv/bin/lint-imports --no-logo | tail -3
-	@$(RUN) -m pytest -q tests/unit tests/architecture tests/contract
 
 format: setup ## Format the code and apply safe fixes
 	@.venv/bin/ruff check --fix --quiet; .venv/bin/ruff format --quiet
 
-unit: setup ## Unit and architecture tests alone
+unit: setup ## Unit, architecture and contract tests alone
 	@$(RUN) -m pytest -q tests/unit tests/architecture tests/contract
 
 test: setup ## All tests, on embedded NATS and Postgres (or NATS_URL and DATABASE_URL)

@@ -80,8 +80,10 @@ def decide_evaluated(state: ActionState, facts: Facts, limits: Limits, now: date
     if not isinstance(last, ActionEvaluated) or last.data.decision.verdict is Verdict.DENY:
         return None
     said = last.data
+    if facts.stopped_by == "remit":
+        return refuse(said, Reason.REMIT_REVOKED, detail="the remit was revoked; ask its human for a new one")
     if facts.stopped_by is not None:
-        return refuse(said, Reason.STOPPED, detail=f"a {facts.stopped_by} switch is engaged")
+        return refuse(said, Reason.STOPPED, detail=f"a {facts.stopped_by} switch is engaged; propose again once it is lifted")
     if said.decision.verdict is Verdict.ALLOW:
         return _approved_by_policy(said, limits, now)
     return _ask(state, said, facts, limits, now)

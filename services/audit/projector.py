@@ -145,7 +145,7 @@ class Projector:
             fresh, missing = self._fresh(messages, last_seq)
             if missing is not None:
                 healed += 1
-                await self._heal(source, missing, attempt=healed)
+                await self._heal(source, last_seq + 1, missing, attempt=healed)
                 continue
             admitted: list[Admitted] = []
             if fresh:
@@ -173,8 +173,8 @@ class Projector:
             await tenure.store.beat()
             self._beat_at = monotonic()
 
-    async def _heal(self, source: Source, missing: int, *, attempt: int) -> None:
-        """Let the durable deliver again from the missing sequence: lost deliveries come back, holes do not.
+    async def _heal(self, source: Source, following: int, missing: int, *, attempt: int) -> None:
+        """Let the durable deliver again from `following`, the first of this batch: lost deliveries come back, holes do not.
 
         Raises:
             GapError: it still is not delivered.
@@ -184,7 +184,7 @@ class Projector:
         if attempt <= HEAL_ATTEMPTS:
             log.warning("sequence not delivered, asking again", stream=stream, missing=missing, attempt=attempt)
             await asyncio.sleep(HEAL_PAUSE_S)
-            await source.restart_at(missing)
+            await source.restart_at(following)
             return
         held = await self._bus.leader_read(stream, {"seq": missing})
         where = "the leader holds it, the consumer's replica does not" if held else "no replica that answers holds it"

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from typing import Any, Never
 
 import rfc8785
@@ -19,6 +20,10 @@ MAX_INTEGER = 2**53 - 1
 """Largest integer every JSON implementation keeps exactly (RFC 7493 section 2.2, RFC 8785 appendix D)."""
 MAX_DEPTH = 32
 """Nesting beyond this is refused: no registered tool needs it, and parsers recurse (design, standards section 2.2)."""
+
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""An escape of U+0000: an odd run of backslashes, because an even one spells backslashes."""
 
 
 class _RefusedError(ValueError):
@@ -72,7 +77,7 @@ def _depth_exceeded(value: object) -> bool:
 
 
 def strict_loads(raw: bytes) -> Any:  # noqa: ANN401  (any JSON value)
-    """Parse I-JSON; refuse duplicate keys, NaN, infinities, huge integers, lone surrogates and deep nesting.
+    """Parse I-JSON; refuse duplicate keys, NaN, infinities, huge integers, lone surrogates, U+0000 and deep nesting.
 
     Raises:
         CanonicalError: the text is not unambiguous I-JSON. The message never quotes the text.
@@ -84,6 +89,8 @@ def strict_loads(raw: bytes) -> Any:  # noqa: ANN401  (any JSON value)
         value = _DECODER.decode(raw.decode("utf-8"))
         if b"\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate has no UTF-8 form
+            if _NUL.search(raw):
+                raise _RefusedError("a string holds U+0000, which Postgres cannot store")
     except _RefusedError as refusal:
         raise CanonicalError(str(refusal)) from None
     except (ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from remit.events import BY_SUBJECT, Event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from nacl.signing import SigningKey, VerifyKey
 
@@ -81,11 +82,15 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A verified event together with the bytes that prove it; `seq` is its stream sequence where known."""
+    """A verified event together with the bytes that prove it.
+
+    `seq` and `stored_at` (the broker's own time) are there when the stored message was seen: consumed, or read by the leader.
+    """
 
     event: Event
     signed: Signed
     seq: int | None = None
+    stored_at: datetime | None = None
 
 
 def message(subject: str, body: bytes) -> bytes:
@@ -189,7 +194,9 @@ def _schema_error(signed: Signed, error: ValidationError) -> EnvelopeError:
     return EnvelopeError(code, f"event on {signed.subject}: {where}: {first['msg']}")
 
 
-def verify(signed: Signed, trust: Mapping[str, TrustedKey], *, seq: int | None = None) -> Recorded:
+def verify(
+    signed: Signed, trust: Mapping[str, TrustedKey], *, seq: int | None = None, stored_at: datetime | None = None
+) -> Recorded:
     """Return the event only if its signature, writer, subject and schema hold.
 
     Raises:
@@ -201,7 +208,7 @@ def verify(signed: Signed, trust: Mapping[str, TrustedKey], *, seq: int | None =
     parsed = parse(signed, event)
     if parsed.source != source_of(trust[signed.kid].service):
         raise EnvelopeError("type", f"body on {signed.subject} names another source than the owner of its kid")
-    return Recorded(event=parsed, signed=signed, seq=seq)
+    return Recorded(event=parsed, signed=signed, seq=seq, stored_at=stored_at)
 
 
 def source_of(service: str) -> str:

@@ -66,8 +66,8 @@ def _say(line: str) -> None:
 async def _round(reference: Reference, server: NatsServer, pipeline: Pipeline, figures: Figures, count: int) -> None:
     workers = [*reference.pids, server.pid]
     before = cpu.seconds(workers)
-    figures.reference.append(await reference.throughput(count * 2))
-    figures.reference_cpu.append((cpu.seconds(workers) - before) / (count * 2) * 1e6)
+    figures.reference.append(await reference.throughput(count * 4))
+    figures.reference_cpu.append((cpu.seconds(workers) - before) / (count * 4) * 1e6)
     figures.reference_latency += await reference.latencies(30)
     before_all = pipeline.cpu()
     figures.pipeline.append(await pipeline.throughput(count))
@@ -98,7 +98,9 @@ def main() -> None:
     """Measure and print; the last line is `RESULT bench {json}`."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=1000, help="actions a round; the reference sends twice as many")
+    parser.add_argument(
+        "--count", type=int, default=1000, help="actions a round; the reference sends four times as many"
+    )
     parser.add_argument("--scale", default="", help='replicas, such as "executor=2"')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="remit-bench-") as directory:

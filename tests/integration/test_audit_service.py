@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
+from remit.ledger_chain import parse_checkpoint
 from remit.reasons import Outcome, Reason, Verdict
 from tests.support import factories as f
 from tests.support.audit_stage import AuditStage, audit_stage
@@ -136,16 +138,50 @@ async def test_the_heartbeat_goes_on_without_traffic(stage: AuditStage) -> None:
         await eventually(lambda: stage.value(f"SELECT ({beat}) > $1", first))
 
 
-async def test_a_standby_takes_over_when_the_active_one_goes(stage: AuditStage) -> None:
-    async with stage.running(replica="audit-2"):
-        await eventually(lambda: stage.value("SELECT count(*) FROM control.heartbeat"), 1)
-        async with stage.running(replica="audit-1") as standby:
-            await stage.action("one", "proposed")
-            await eventually(stage.projected, 1)
-            assert standby.probes.unready() == []
-    async with stage.running(replica="audit-1"):
+async def test_a_standby_waits_healthy_and_takes_over_when_the_active_one_goes(stage: AuditStage) -> None:
+    async with AsyncExitStack() as active, AsyncExitStack() as standby:
+        await active.enter_async_context(stage.running(replica="audit-1"))
+        await stage.action("one", "proposed")
+        await eventually(stage.projected, 1)
+        second = await standby.enter_async_context(stage.running(replica="audit-2"))
+        assert second.probes.unready() == []
+        await active.aclose()
         await stage.action("two", "proposed")
         await eventually(stage.projected, 2)
+
+
+async def test_a_lost_database_connection_costs_nothing(stage: AuditStage) -> None:
+    async with stage.running():
+        await stage.action("one", "proposed")
+        await eventually(stage.projected, 1)
+        await stage.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'remit_audit'"
+        )
+        await stage.action("two", "proposed")
+        await eventually(stage.projected, 2, within_s=30)
+
+
+async def test_redelivered_messages_are_projected_once(stage: AuditStage) -> None:
+    async with stage.running():
+        await stage.action("one", *f.APPROVED_PATH)
+        await eventually(stage.projected, 4)
+    # As after a crash before the acknowledgements: everything is delivered again, and the cursor decides.
+    await stage.clients["audit"].jetstream().reset_consumer("ACTIONS", "audit", seq=1)
+    async with stage.running():
+        await stage.action("two", "proposed")
+        await eventually(stage.projected, 5)
+        assert await stage.value("SELECT count(*) FROM audit.audit_event") == 5
+
+
+async def test_checkpoints_are_written_outside_the_database_and_verified(stage: AuditStage) -> None:
+    async with stage.running():
+        await stage.grant()
+        await stage.action("pay", *f.EXECUTED_PATH)
+        await eventually(lambda: stage.value("SELECT verified_seq FROM audit.cursor"), 8, within_s=20)
+        lines = (stage.checkpoints / "actions.jsonl").read_text().splitlines()
+        kept = await stage.database.fetch("SELECT line FROM audit.checkpoint WHERE stream = 'ACTIONS' ORDER BY seq")
+        assert [row["line"].strip() for row in kept] == lines
+        assert parse_checkpoint(lines[-1]).seq == 8
 
 
 async def test_actions_that_stand_still_are_driven_again(stage: AuditStage) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra.postgres.roles import ROLES, apply_roles, role_url
+from remit.clock import now
 from remit.events import Event, Executed, Refused
 from remit.ids import action_id
 from remit.runtime.bus import Bus
@@ -88,6 +89,8 @@ class AuditStage:
         state = await self.ledgers["audit"].read(action_id("default", "bookkeeper", key))
         for kind in kinds:
             more = changes if kind == kinds[-1] else {}
+            if kind == "tokenized":
+                more = {"exp": int(now().timestamp()) + 60, **more}
             state = await self.write(state, kind, data_for(kind, state.action_id, key, **more))
         return state
 

@@ -28,9 +28,11 @@ PATIENCE_S = 120.0
 """Longer than any redelivery or restart takes: a proposal still pending then is lost."""
 EVENTS = """
     select action_id, type, count(*) n from audit.audit_event
-    where stream = 'ACTIONS' and verify_status = 'valid' group by action_id, type
+    where stream = 'ACTIONS' and verify_status = 'valid' and remit_id = $1 group by action_id, type
 """
-CLAIMS = "select count(*) claims, count(distinct jti) tokens from control.execution where state <> 'refused'"
+CLAIMS = """
+    select count(*) claims, count(distinct jti) tokens from control.execution where state <> 'refused' and remit_id = $1
+"""
 ONCE = ("proposed", "evaluated", "approved", "tokenized", "started", "executed", "audited")
 """What a call that went well leaves behind, once each."""
 
@@ -71,9 +73,15 @@ class Storm:
     async def events(self) -> dict[str, Counter[str]]:
         """Return how many events of each type every action has."""
         found: dict[str, Counter[str]] = {}
-        for row in await self.live.admin.fetch(EVENTS):
+        for row in await self.live.admin.fetch(EVENTS, self.remit):
             found.setdefault(row["action_id"], Counter())[row["type"]] = row["n"]
         return found
+
+    async def claims(self) -> tuple[int, int]:
+        """Return how many calls were claimed, and with how many different tokens."""
+        row = await self.live.admin.fetchrow(CLAIMS, self.remit)
+        assert row is not None
+        return row["claims"], row["tokens"]
 
     async def effects(self) -> Counter[str]:
         """Return how often the bank really did something, by idempotency key."""

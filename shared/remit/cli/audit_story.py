@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 VERDICTS = {"allow": "allowed by rule", "ask": "a person was asked", "deny": "blocked"}
 MATCHES = {"match": "yes", "differs": "NO", "not_checked": "not checked"}
-LABEL_WIDTH = 16
+LABEL_WIDTH = 18
 MAX_VALUE = 400
 """Values are data of agents and people: cut here, whole with --json."""
 

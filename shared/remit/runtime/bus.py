@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import nats.errors
@@ -45,6 +46,8 @@ class Stored:
     seq: int
     body: bytes
     headers: Mapping[str, str]
+    time: datetime | None = None
+    """When the broker stored it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,15 @@ class Appended:
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:
-    """Parse a NATS header block; the first of repeated names wins, as in nats-py."""
+    """Parse a NATS header block; the first of repeated names wins, as in nats-py.
+
+    A byte that is no UTF-8 costs its own header its meaning, never the message.
+    """
     found: dict[str, str] = {}
     for line in raw.split(b"\r\n")[1:]:
         name, separator, value = line.partition(b":")
         if separator:
-            found.setdefault(name.strip().decode(), value.strip().decode())
+            found.setdefault(name.strip().decode(errors="replace"), value.strip().decode(errors="replace"))
     return found
 
 
@@ -135,6 +141,7 @@ class Bus:
             seq=message["seq"],
             body=base64.b64decode(message.get("data", "")),
             headers=parse_headers(base64.b64decode(message.get("hdrs", ""))),
+            time=datetime.fromisoformat(message["time"]),
         )
 
     async def consumer_info(self, stream: str, durable: str) -> dict[str, Any] | None:

@@ -231,7 +231,11 @@ class Engine:
             signed = signed_from(inbound.subject, inbound.body, inbound.headers)
             seq = inbound.seq or 0
             state = await self._ledger.state_at(
-                signed, seq=seq, chain_header=inbound.headers.get(CHAIN_HEADER), verify_chain=verify_chain
+                signed,
+                seq=seq,
+                chain_header=inbound.headers.get(CHAIN_HEADER),
+                verify_chain=verify_chain,
+                stored_at=inbound.time,
             )
             if state is None:
                 raise RejectedError("chain", f"event {inbound.subject} at {seq} does not belong to its action's chain")
@@ -274,6 +278,6 @@ class Engine:
 
         async def work(inbound: Inbound) -> None:
             signed = signed_from(inbound.subject, inbound.body, inbound.headers)
-            await handler(verify(signed, self._trust, seq=inbound.seq))
+            await handler(verify(signed, self._trust, seq=inbound.seq, stored_at=inbound.time))
 
         return work

@@ -31,6 +31,7 @@ from remit.runtime.sealing import CARRIES_CHAIN, FACTS, Draft, Place, Sealer, Su
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from remit.events import ActionEvent
     from remit.runtime.telemetry import Telemetry
@@ -62,13 +63,20 @@ class Ledger:
                 return state
             try:
                 signed = signed_from(stored.subject, stored.body, stored.headers)
-                state, _ = step(state, verify(signed, self._trust, seq=stored.seq), stored.seq)
+                recorded = verify(signed, self._trust, seq=stored.seq, stored_at=stored.time)
+                state, _ = step(state, recorded, stored.seq)
             except EnvelopeError as error:
                 self._telemetry.invalid_events.labels(code=error.code).inc()
                 state = junk(state, stored.seq)
 
     async def state_at(
-        self, signed: Signed, *, seq: int, chain_header: str | None, verify_chain: bool
+        self,
+        signed: Signed,
+        *,
+        seq: int,
+        chain_header: str | None,
+        verify_chain: bool,
+        stored_at: datetime | None = None,
     ) -> ActionState | None:
         """Build the action's state from one message and the predecessors it carries.
 
@@ -79,7 +87,7 @@ class Ledger:
             EnvelopeError: the message itself may not be believed.
 
         """
-        current = verify(signed, self._trust, seq=seq)
+        current = verify(signed, self._trust, seq=seq, stored_at=stored_at)
         action_id = current.event.subject
         carried = unpack_chain(chain_header, root="action", subject_id=action_id) if chain_header else ()
         if len(carried) != current.event.n - 1:

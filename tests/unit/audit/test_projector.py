@@ -61,16 +61,16 @@ async def test_a_hole_is_asked_for_three_times_then_named(monkeypatch: pytest.Mo
     monkeypatch.setattr("services.audit.projector.HEAL_PAUSE_S", 0)
     source = FakeSource()
     for attempt in range(1, HEAL_ATTEMPTS + 1):
-        await projector(FakeBus())._heal(cast("Source", source), 7, attempt=attempt)
-    assert source.restarts == [7, 7, 7]
+        await projector(FakeBus())._heal(cast("Source", source), 5, 7, attempt=attempt)
+    assert source.restarts == [5, 5, 5]
     with pytest.raises(GapError, match="ACTIONS sequence 7 is missing: no replica"):
-        await projector(FakeBus())._heal(cast("Source", source), 7, attempt=HEAL_ATTEMPTS + 1)
+        await projector(FakeBus())._heal(cast("Source", source), 5, 7, attempt=HEAL_ATTEMPTS + 1)
 
 
 async def test_a_damaged_replica_is_told_from_a_lost_message() -> None:
     bus = FakeBus(Stored("action.x.proposed", 7, b"{}", {}))
     with pytest.raises(GapError, match="the leader holds it, the consumer's replica does not"):
-        await projector(bus)._heal(cast("Source", FakeSource()), 7, attempt=HEAL_ATTEMPTS + 1)
+        await projector(bus)._heal(cast("Source", FakeSource()), 7, 7, attempt=HEAL_ATTEMPTS + 1)
 
 
 class Held:

@@ -53,6 +53,8 @@ def test_digest_equals_the_published_vectors(value: object, expected: str) -> No
         b'{"a":9007199254740992}',
         b'{"a":' + b"9" * 5000 + b"}",
         b'{"a":"\\ud800"}',
+        b'{"a":["x\\u0000y"]}',
+        b'{"a\\u0000":1}',
         b"\xff",
         b"",
         b'{"a":1',
@@ -63,6 +65,10 @@ def test_digest_equals_the_published_vectors(value: object, expected: str) -> No
 def test_malformed_json_is_refused(raw: bytes) -> None:
     with pytest.raises(CanonicalError):
         strict_loads(raw)
+
+
+def test_escaped_backslash_before_u0000_is_no_nul() -> None:
+    assert strict_loads(b'{"a":"\\\\u0000"}') == {"a": "\\u0000"}
 
 
 def test_refusal_never_quotes_the_text() -> None:
