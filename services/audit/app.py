@@ -43,7 +43,7 @@ def build(settings: AuditSettings | None = None) -> Service:
     opened: list[Pool] = []
 
     async def open_pool() -> None:
-        opened.append(await service.require_postgres(max_size=POOL_SIZE))
+        opened.append(await service.require_postgres(max_size=POOL_SIZE, keeps_state=True))
 
     async def project() -> None:
         await _registry_known(service)

@@ -22,8 +22,23 @@ DOWN = (
 COMMAND_TIMEOUT_S = 10.0
 
 
-async def open_pool(url: str, *, name: str, max_size: int = 16) -> asyncpg.Pool[asyncpg.Record]:
+class Stateless(asyncpg.Connection[asyncpg.Record]):
+    """A connection that keeps nothing between uses: no session settings, no session locks, no listeners.
+
+    asyncpg otherwise resets every connection that goes back to the pool: one more round trip for each statement.
+    """
+
+    def get_reset_query(self) -> str:
+        """Return that there is nothing to reset."""
+        return ""
+
+
+async def open_pool(
+    url: str, *, name: str, max_size: int = 16, keeps_state: bool = False
+) -> asyncpg.Pool[asyncpg.Record]:
     """Return a pool, trying until the server answers.
+
+    `keeps_state` says that connections get session settings or session locks, which must not reach their next user.
 
     Raises:
         ConfigurationError: the server answers, but not for this user, password or database.
@@ -37,6 +52,7 @@ async def open_pool(url: str, *, name: str, max_size: int = 16) -> asyncpg.Pool[
                 min_size=1,
                 max_size=max_size,
                 command_timeout=COMMAND_TIMEOUT_S,
+                connection_class=asyncpg.Connection if keeps_state else Stateless,
                 server_settings={"application_name": name, "timezone": "UTC"},
             )
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:

@@ -200,7 +200,7 @@ class Service:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expected_revision)}
         return (await self.bus.append(f"$KV.REGISTRY.{key}", value, headers)).seq
 
-    async def require_postgres(self, *, max_size: int = 16) -> asyncpg.Pool[asyncpg.Record]:
+    async def require_postgres(self, *, max_size: int = 16, keeps_state: bool = False) -> asyncpg.Pool[asyncpg.Record]:
         """Open a pool, waiting for Postgres as long as it takes and saying so.
 
         Raises:
@@ -211,7 +211,9 @@ class Service:
 
         if not self.settings.database_url:
             raise ConfigurationError(f"{self.name} needs DATABASE_URL (postgresql://user:password@host:port/database)")
-        pool = await open_pool(self.settings.database_url, name=self.replica, max_size=max_size)
+        pool = await open_pool(
+            self.settings.database_url, name=self.replica, max_size=max_size, keeps_state=keeps_state
+        )
         self.probes.watch_postgres(lambda: answers(pool))
         return pool
 
