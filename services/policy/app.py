@@ -18,6 +18,7 @@ def build(settings: PolicySettings | None = None) -> Service:
     service = Service("policy", settings)
     handlers = PolicyHandlers(
         clock=now,
+        tenant=settings.tenant,
         bundle=BundleInForce(service.bundles.current).read,
         read_remit=partial(service.ledger.read_remit, max_age_s=settings.remit_cache_s),
         ledger=service.ledger,

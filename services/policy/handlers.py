@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remit.errors import PermanentError
-from remit.evaluation import Facts, evaluate, read_proposal
+from remit.evaluation import Facts, denied, disowned, evaluate, read_proposal
 from remit.events import ActionEvaluated, ActionProposed
 from remit.ids import ACTION_ID
 from remit.runtime.ledger import Draft, Ledger, Superseded
@@ -27,6 +27,7 @@ class PolicyHandlers:
     """Everything the handlers need from outside, built once in app.py."""
 
     clock: Callable[[], datetime]
+    tenant: str
     bundle: Callable[[], CompiledBundle | Stale]
     read_remit: Callable[[str], Awaitable[RemitState]]
     ledger: Ledger
@@ -50,7 +51,9 @@ class PolicyHandlers:
             now=now,
             pinned=proposed.principal.tool.schema_digest,
         )
-        data = evaluated(proposed, evaluate(bundle, facts), Judged(bundle.digest, bundle.version, now, remit))
+        doubt = disowned(proposed, proposal, bundle, tenant=self.tenant)
+        evaluation = evaluate(bundle, facts) if doubt is None else denied(doubt, remit)
+        data = evaluated(proposed, evaluation, Judged(bundle.digest, bundle.version, now, remit))
         return Draft(event=ActionEvaluated, data=data)
 
     def unprocessable(self, state: ActionState) -> Draft | None:

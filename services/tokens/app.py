@@ -23,6 +23,7 @@ def build(settings: TokensSettings | None = None) -> Service:
     executor = Executor(environment.executor_x25519, environment.executor_jkt)
     handlers = TokensHandlers(
         clock=now,
+        tenant=settings.tenant,
         bundle=service.bundles.current,
         read_remit=service.ledger.read_remit,
         minter=Minter(issuer=settings.token_issuer, executor=executor, keys=keys.ring),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from remit.canonical import digest
-from remit.evaluation import ApprovalFact, Facts, SchemaRefusedError, compile_schema, evaluate, violation
+from remit.evaluation import ApprovalFact, Facts, SchemaRefusedError, compile_schema, disowned, evaluate, violation
 from remit.events import (
     ActionApprovalRequested,
     ActionApproved,
@@ -37,11 +37,12 @@ SCOPE = "tool:execute"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What is true right now: bundle in force, remit as just read, time, and the limits of this installation."""
+    """What is true right now: bundle in force, remit as just read, time, and the name and limits of this installation."""
 
     bundle: CompiledBundle
     remit: RemitState
     now: datetime
+    tenant: str
     lifetime_s: int = 60
 
 
@@ -98,7 +99,12 @@ def decide(state: ActionState, proposal: Proposal, world: World) -> Minting:
     if not isinstance(attempt, int):
         return attempt
     approved, said = state.must(ActionApproved).data, state.must(ActionEvaluated).data
-    refusal = _inconsistent(state, proposal) or _not_approved(approved, proposal, world.now)
+    refusal = (
+        _inconsistent(state, proposal)
+        or _disowned(state, proposal, world)
+        or _not_approved(approved, proposal, world.now)
+        or _too_late(state)
+    )
     if refusal is not None:
         return refusal
     evaluation = evaluate(world.bundle, _facts(state, proposal, world))
@@ -122,16 +128,27 @@ def decide(state: ActionState, proposal: Proposal, world: World) -> Minting:
 def _inconsistent(state: ActionState, proposal: Proposal) -> Refuse | None:
     """Compare every event's own words with the proposal: different services signed them, so they must agree."""
     args_digest = digest(proposal.arguments)
-    agent = state.must(ActionProposed).data.principal.agent
+    first = state.must(ActionProposed).data.principal
     for recorded in state.chain:
         said: Common = recorded.event.data  # type: ignore[attr-defined]  # every action event has `data`
         if said.action.args_digest != args_digest or said.action.name != f"{proposal.tool}.{proposal.action}":
             return Refuse(Reason.ARGS_MISMATCH, f"event {recorded.event.n} was decided on another call")
         if said.txn != state.action_id or said.remit_id != proposal.remit_id:
             return Refuse(Reason.ARGS_MISMATCH, f"event {recorded.event.n} speaks of another action or remit")
-        if said.principal.agent != agent:
+        if said.principal.agent != first.agent:
             return Refuse(Reason.IDENTITY_DRIFT, f"event {recorded.event.n} names another agent")
+        if said.principal.tool != first.tool:
+            # The evaluation compares the proposed pin with today's registry, so every event is held against both.
+            return Refuse(
+                Reason.SCHEMA_DRIFT, f"event {recorded.event.n} was decided on another definition of the tool"
+            )
     return None
+
+
+def _disowned(state: ActionState, proposal: Proposal, world: World) -> Refuse | None:
+    """Ask the agent's own signature: authority is made here, and intake's word alone must not be enough for it."""
+    doubt = disowned(state.must(ActionProposed).data, proposal, world.bundle, tenant=world.tenant)
+    return None if doubt is None else Refuse(doubt.reason, doubt.detail)
 
 
 def _not_approved(approved: Approved, proposal: Proposal, now: datetime) -> Refuse | None:
@@ -146,6 +163,19 @@ def _not_approved(approved: Approved, proposal: Proposal, now: datetime) -> Refu
     return None if outside is None else Refuse(Reason.OUT_OF_SCOPE, f"outside what was approved: {outside}")
 
 
+def _too_late(state: ActionState) -> Refuse | None:
+    """Hold people's approval against their deadline, by the broker's clock: the approval's own words could be late or false."""
+    request = state.find(ActionApprovalRequested)
+    recorded = next(each for each in reversed(state.chain) if isinstance(each.event, ActionApproved))
+    if request is None or state.must(ActionApproved).data.by != "human":
+        return None
+    # A predecessor in the chain header has no storage time; then its service's own time is all there is.
+    stored_at = recorded.stored_at or recorded.event.time
+    if request.expirytime is not None and stored_at < request.expirytime:
+        return None
+    return Refuse(Reason.APPROVAL_EXPIRED, "people agreed after their deadline; propose again")
+
+
 def _facts(state: ActionState, proposal: Proposal, world: World) -> Facts:
     proposed = state.must(ActionProposed).data
     return Facts(
@@ -153,18 +183,21 @@ def _facts(state: ActionState, proposal: Proposal, world: World) -> Facts:
         agent=world.bundle.agent(proposed.principal.agent.name),
         remit=world.remit,
         now=world.now,
-        approval=approval_fact(state),
+        approval=approval_fact(state, world.remit.document),
         pinned=proposed.principal.tool.schema_digest,
     )
 
 
-def approval_fact(state: ActionState) -> ApprovalFact | None:
-    """Return what people really gave: distinct voters, and the groups that were asked; None when policy allowed."""
+def approval_fact(state: ActionState, remit: RemitDocument | None) -> ApprovalFact | None:
+    """Return what people really gave: distinct voters, and the groups that were asked; None when policy allowed.
+
+    The human the remit belongs to never counts: nobody approves what is done for themselves.
+    """
     approved = state.must(ActionApproved).data
     request = state.find(ActionApprovalRequested)
-    if approved.by != "human" or request is None:
+    if approved.by != "human" or request is None or remit is None:
         return None
-    voters = {(vote.iss, vote.sub) for vote in approved.votes}
+    voters = {(vote.iss, vote.sub) for vote in approved.votes} - {(remit.human.iss, remit.human.sub)}
     return ApprovalFact(count=len(voters), groups=frozenset(request.data.approvers))
 
 

@@ -27,6 +27,7 @@ class TokensHandlers:
     """Everything the handlers need from outside, built once in app.py."""
 
     clock: Callable[[], datetime]
+    tenant: str
     bundle: Callable[[], CompiledBundle]
     read_remit: Callable[[str], Awaitable[RemitState]]
     minter: Minter
@@ -52,7 +53,9 @@ class TokensHandlers:
         proposal = read_proposal(proposed)
         # Read last: what is minted must rest on the newest remit this service could see.
         remit = await self.read_remit(proposed.remit_id)
-        world = World(bundle=self.bundle(), remit=remit, now=self.clock(), lifetime_s=self.lifetime_s)
+        world = World(
+            bundle=self.bundle(), remit=remit, now=self.clock(), tenant=self.tenant, lifetime_s=self.lifetime_s
+        )
         return decide(state, proposal, world)
 
     async def on_redrive(self, inbound: Inbound) -> None:

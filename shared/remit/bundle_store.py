@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BUNDLE_KEY = "bundle"
 """Key of the manifest inside the bucket."""
 SIGNED_AS = "registry.bundle"
-"""What the signature covers in place of a subject, so that no event can pass for a manifest."""
+"""What the signature covers in place of a subject, so that no event can pass for a manifest; the key must list it as a type."""
 MAX_PART_BYTES = 200_000
 """Under the broker's `max_payload` of 256 KB with room for headers."""
 MAX_PARTS = 64
@@ -89,10 +89,10 @@ def encode_bundle(
 
 
 def decode_manifest(value: bytes, trust: Mapping[str, TrustedKey]) -> Manifest:
-    """Return the manifest only if approval signed it.
+    """Return the manifest only if approval signed it, with a key that may sign bundles.
 
     Raises:
-        BundleError: misspelt, unknown or foreign kid, bad signature, or not of this schema.
+        BundleError: misspelt, unknown or foreign kid, a key for events only, bad signature, or not of this schema.
 
     """
     try:
@@ -104,6 +104,8 @@ def decode_manifest(value: bytes, trust: Mapping[str, TrustedKey]) -> Manifest:
     key = trust.get(stored.kid)
     if key is None or key.service != WRITER:
         raise BundleError(f"the manifest is signed by a kid that is not a key of {WRITER} in the key file")
+    if SIGNED_AS not in key.types:
+        raise BundleError(f"kid {key.kid} of {WRITER} may not sign bundles: its types in the key file lack {SIGNED_AS}")
     try:
         key.key.verify(message(SIGNED_AS, signed), signature)
         manifest = Manifest.model_validate_json(signed)

@@ -9,7 +9,7 @@ import asyncio
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NewType, cast
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -20,6 +20,8 @@ from remit.errors import RemitError, TransientError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+Kid = NewType("Kid", str)
+"""A key id as a token names it: never the token itself, which no key set knows, so that each one would cost a fetch."""
 KID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 STALE_AGES = 4
 """Ages of the cache after which keys that could not be refreshed are not believed any more."""
@@ -121,7 +123,7 @@ class RemoteKeys:
         self._fetched_at = self._tried_at = float("-inf")
         self._lock = asyncio.Lock()
 
-    async def keys_for(self, kid: str | None) -> Mapping[str, TokenKey]:
+    async def keys_for(self, kid: Kid | None) -> Mapping[str, TokenKey]:
         """Return the keys to verify a token with, fresh when they are old or do not know its `verify.kid_of`.
 
         Raises:

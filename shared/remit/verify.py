@@ -14,7 +14,7 @@ import jwt
 
 from remit.canonical import b64url_decode, strict_loads
 from remit.errors import CanonicalError
-from remit.jwks import KID, RemoteKeys, TokenError, TokenFault, TokenKey, parse_jwks
+from remit.jwks import KID, Kid, RemoteKeys, TokenError, TokenFault, TokenKey, parse_jwks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Expected",
+    "Kid",
     "RemoteKeys",
     "TokenError",
     "TokenFault",
@@ -115,7 +116,7 @@ def verify_action_token(
     )
 
 
-def kid_of(token: str) -> str | None:
+def kid_of(token: str) -> Kid | None:
     """Return the kid a token names, unverified: only good for deciding whether to fetch keys.
 
     Raises:
@@ -123,7 +124,7 @@ def kid_of(token: str) -> str | None:
 
     """
     kid = _header(token).get("kid")
-    return kid if isinstance(kid, str) and KID.fullmatch(kid) else None
+    return Kid(kid) if isinstance(kid, str) and KID.fullmatch(kid) else None
 
 
 def _header(token: str) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import struct
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from nacl.signing import SigningKey
 
+from remit.bundle_store import SIGNED_AS
 from remit.canonical import b64url, canonical, digest
 from remit.envelope import Recorded, Signer, TrustedKey, event_type_key, seal, source_of
 from remit.events import (
@@ -39,6 +43,7 @@ from remit.events import (
 )
 from remit.fold import ActionState, step
 from remit.ids import action_id, event_id, jti
+from remit.proposal import signed_bytes
 from remit.reasons import Outcome, Reason, Stage, Verdict
 from remit.remits import Grant, Human, RemitDocument
 
@@ -73,11 +78,26 @@ TRUST = {
     signer.kid: TrustedKey(
         kid=signer.kid,
         service=name,
-        types=frozenset(event_type_key(e) for e in (*ACTION_EVENTS, *REMIT_EVENTS) if name in e.writers),
+        types=frozenset(event_type_key(e) for e in (*ACTION_EVENTS, *REMIT_EVENTS) if name in e.writers)
+        | ({SIGNED_AS} if name == "approval" else frozenset[str]()),
         key=signer.key.verify_key,
     )
     for name, signer in SIGNERS.items()
 }
+
+AGENT_KEY = SigningKey(_seed("agent"))
+
+
+def public_nkey(key: SigningKey) -> str:
+    """Return the public user nkey of a key, as the registry lists an agent's."""
+    raw = bytes([20 << 3]) + bytes(key.verify_key)
+    return base64.b32encode(raw + struct.pack("<H", binascii.crc_hqx(raw, 0))).decode().rstrip("=")
+
+
+def proposal_sig(proposal: str, *, agent: str = "bookkeeper", key: SigningKey = AGENT_KEY) -> str:
+    """Return an agent's signature over its proposal, as `proposed` carries it."""
+    return b64url(key.sign(signed_bytes(agent, proposal.encode())).signature)
+
 
 AGENT = AgentIdentity(
     id="spiffe://acme.example/agent/bookkeeper",
@@ -146,7 +166,7 @@ VOTE = Vote(iss=DANA.iss, sub=DANA.sub, at=NOW)
 PROPOSED = Proposed(
     **dict[str, Any]({**COMMON, "principal": Principal(agent=AGENT, tool=TOOL)}),
     proposal=canonical(PROPOSAL).decode(),
-    proposal_sig=b64url(b"\x00" * 64),
+    proposal_sig=proposal_sig(canonical(PROPOSAL).decode()),
     idempotency_key="pay-the-bill",
     scopes_requested=["bank.send_money"],
     bundle_digest=DIGEST,

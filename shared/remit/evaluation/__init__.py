@@ -6,9 +6,9 @@ What a policy sees in `context` is documented in `remit.evaluation.context`; it 
 from remit.evaluation.actions import CompiledAction
 from remit.evaluation.approvals import ApprovalFact, Requirement
 from remit.evaluation.bundles import CompiledBundle
-from remit.evaluation.decision import Evaluation, Facts, evaluate, grantable
+from remit.evaluation.decision import Evaluation, Facts, denied, evaluate, grantable
 from remit.evaluation.grants import CompiledGrant, compile_grants
-from remit.evaluation.proposals import read_proposal
+from remit.evaluation.proposals import disowned, read_proposal
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "SchemaRefusedError",
     "compile_grants",
     "compile_schema",
+    "denied",
+    "disowned",
     "evaluate",
     "grantable",
     "read_proposal",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from remit.bundle import ActionEntry, ToolEntry
 
 MARKS = ("x-remit-sink", "x-remit-sensitive", "x-remit-resource")
+OPENINGS = ("patternProperties", "propertyNames")
+"""Keywords that let in arguments, or seem to judge them, which no entry of `properties` describes or marks."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 """RFC 6901 section 3."""
@@ -108,6 +110,9 @@ def _properties(where: str, entry: ActionEntry) -> dict[str, dict[str, Any]]:
         raise BundleError(f"{where}: arguments: type is {schema.get('type')!r}; expected 'object'")
     if schema.get("additionalProperties") is not False:
         raise BundleError(f"{where}: arguments: additionalProperties is not false; unknown arguments must be refused")
+    opening = next((keyword for keyword in OPENINGS if keyword in schema), None)
+    if opening is not None:
+        raise BundleError(f"{where}: arguments: {opening} is set; describe each argument by its name in properties")
     found: object = schema.get("properties", {})
     properties = cast("dict[str, object]", found) if isinstance(found, dict) else {}
     reserved = sorted(RESERVED.intersection(properties))

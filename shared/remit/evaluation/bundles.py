@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,12 @@ from remit.errors import BundleError, CanonicalError
 from remit.evaluation.actions import CompiledAction, compile_action
 from remit.evaluation.grants import CompiledGrant, compile_grants
 from remit.evaluation.policies import Policy, PolicySlice, groups_of, read_policies, slice_for
+from remit.nkey import verify_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from nacl.signing import VerifyKey
 
     from remit.bundle import AgentEntry, BundleContent
     from remit.fold import RemitState
@@ -41,7 +45,9 @@ class CompiledBundle:
     digest: str
     """Policy version: the digest of the whole content."""
     policies: tuple[Policy, ...]
-    _judged: Mapping[str, _Judged]
+    _judged: Mapping[tuple[str, str], _Judged]
+    """By tool and action: joined by a dot, other pairs would spell the same id."""
+    _agent_keys: Mapping[str, VerifyKey]
     _grants: dict[tuple[str, str, int], tuple[CompiledGrant, ...]] = field(
         default_factory=dict[tuple[str, str, int], tuple[CompiledGrant, ...]], repr=False
     )
@@ -66,12 +72,17 @@ class CompiledBundle:
             for action in (compile_action(tool, name) for name in tool.actions)
         }
         policies = read_policies(content, actions)
-        judged = {a.id: _Judged(a, slice_for(a, policies), _entities(a)) for a in actions.values()}
-        return cls(content=content, version=version, digest=digest, policies=policies, _judged=judged)
+        judged = {_pair(a): _Judged(a, slice_for(a, policies), _entities(a)) for a in actions.values()}
+        keys = _agent_keys(content)
+        return cls(content=content, version=version, digest=digest, policies=policies, _judged=judged, _agent_keys=keys)
 
     def agent(self, name: str) -> AgentEntry | None:
         """Return a registered agent."""
         return self.content.agents.get(name)
+
+    def agent_key(self, name: str) -> VerifyKey | None:
+        """Return the key a registered agent signs with; None when there is no such agent, or its entry names no key."""
+        return self._agent_keys.get(name)
 
     def has_tool(self, tool: str) -> bool:
         """Return whether a tool is registered."""
@@ -79,7 +90,7 @@ class CompiledBundle:
 
     def action(self, tool: str, action: str) -> CompiledAction | None:
         """Return a registered action."""
-        found = self._judged.get(f"{tool}.{action}")
+        found = self._judged.get((tool, action))
         return None if found is None else found.action
 
     def actions(self) -> tuple[CompiledAction, ...]:
@@ -88,11 +99,11 @@ class CompiledBundle:
 
     def rules(self, action: CompiledAction) -> PolicySlice:
         """Return the policies that can apply to an action."""
-        return self._judged[action.id].rules
+        return self._judged[_pair(action)].rules
 
     def entities(self, action: CompiledAction, resource_id: str | None) -> cedarpy.Entities:
         """Return the entities that the action's policies may look at."""
-        judged = self._judged[action.id]
+        judged = self._judged[_pair(action)]
         if resource_id is None or resource_id == action.tool.tool or not judged.rules.needs_hierarchy:
             return judged.entities
         return judged.entities.with_added_json_str(json.dumps([_resource(action, resource_id)]))
@@ -108,6 +119,19 @@ class CompiledBundle:
             if remit.seq:  # without a sequence nothing tells two versions of a remit apart
                 self._grants[key] = found
         return found
+
+
+def _pair(action: CompiledAction) -> tuple[str, str]:
+    return action.tool.tool, action.name
+
+
+def _agent_keys(content: BundleContent) -> dict[str, VerifyKey]:
+    """Decode every agent's key once; an entry that is no nkey gets none, so that nothing verifies under its name."""
+    found: dict[str, VerifyKey] = {}
+    for name, agent in content.agents.items():
+        with suppress(ValueError):
+            found[name] = verify_key(agent.public_key)
+    return found
 
 
 def _check_tools(content: BundleContent) -> None:

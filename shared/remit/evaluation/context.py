@@ -21,8 +21,11 @@ tool's name>"` inside `Tool::"<tool>"`.
 
 Arguments become Cedar values by their *schema*, because `100` and `100.0` are one JSON number with one digest: what the
 schema calls `number` is a decimal with four digits, what it calls `integer` a long; where it says neither, a whole number
-is a long and any other a decimal. A number that is no such decimal becomes its JSON text: comparing it is an error, which
-denies. Nulls are absent. An argument a caller may leave out must be tested first: `context.args has amount && ...`.
+is a long and any other a decimal. A number that is no such decimal becomes its JSON text: it equals no decimal, which is true,
+and ordering it (`lessThan`) is an error, which denies. Between different kinds `==`, `!=` and `contains` are no error: they
+answer as for any two different values. So a comparison of kinds that never meet, such as `context.args.amount == 50` with a
+`number`, refuses the bundle (`remit.evaluation.kinds`). Nulls are absent. An argument a caller may leave out must be tested
+first: `context.args has amount && ...`.
 """
 
 from __future__ import annotations
@@ -34,30 +37,12 @@ from remit.canonical import canonical
 from remit.errors import RemitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from remit.evaluation.grants import CompiledGrant
     from remit.remits import RemitDocument
 
-KEYS = frozenset(
-    {
-        "human",
-        "remit",
-        "grant",
-        "risk",
-        "effect",
-        "reversibility",
-        "environment",
-        "args",
-        "unnamed_sinks",
-        "unnamed_sink_count",
-        "session",
-        "time",
-        "approval",
-    }
-)
-"""Everything a policy may read; another key is refused when the bundle is compiled."""
 RESERVED = frozenset({"__entity", "__extn", "__expr"})
 """Cedar's JSON escapes: an argument with such a key would become an entity or a call instead of data."""
 MAX_DECIMAL_WHOLE = 922_337_203_685_476
@@ -69,11 +54,27 @@ class ReservedKeyError(RemitError):
     """An argument uses a key that Cedar's JSON form reserves; the value cannot be shown to policy as data."""
 
 
+LONG, WHOLE, FRACTION = "long", "whole decimal", "fractional decimal"
+"""Kinds of numbers: where a schema says neither number nor integer, a whole number never becomes a decimal."""
+ANY_DECIMAL = frozenset({WHOLE, FRACTION})
+UNTYPED = frozenset({LONG, FRACTION, "string", "boolean", "set", "record"})
+_KINDS_OF: dict[object, frozenset[str]] = {
+    "number": ANY_DECIMAL,
+    "integer": frozenset({LONG}),
+    "string": frozenset({"string"}),
+    "boolean": frozenset({"boolean"}),
+    "array": frozenset({"set"}),
+    "object": frozenset({"record"}),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a schema says about the numbers inside a value."""
+    """What a schema says about the Cedar value of a JSON value, its numbers above all."""
 
     number: bool = False
+    kinds: frozenset[str] = UNTYPED
+    """Kinds it may become."""
     properties: Mapping[str, Shape] = field(default_factory=dict[str, "Shape"])
     items: Shape | None = None
 
@@ -91,12 +92,21 @@ def shape_of(schema: object) -> Shape:
     properties = part.get("properties")
     return Shape(
         number="number" in names,
+        kinds=_kinds(names),
         properties={
             name: shape_of(inner)
             for name, inner in (cast("dict[str, Any]", properties) if isinstance(properties, dict) else {}).items()
         },
         items=shape_of(part["items"]) if "items" in part else None,
     )
+
+
+def _kinds(types: Sequence[object]) -> frozenset[str]:
+    if None in types:
+        return UNTYPED
+    # Beside `number`, `integer` adds nothing: every number of the value is shown as a decimal.
+    named = [name for name in types if name != "integer" or "number" not in types]
+    return frozenset[str]().union(*(_KINDS_OF.get(name, frozenset()) for name in named))
 
 
 def cedar_value(value: object, shape: Shape) -> Any:  # noqa: ANN401  (JSON in, Cedar JSON out)
@@ -159,3 +169,31 @@ def grant_record(grant: CompiledGrant) -> dict[str, int]:
     """Return `context.grant`."""
     limit = grant.grant.max_calls
     return {"number": grant.number} if limit is None else {"number": grant.number, "max_calls": limit}
+
+
+_TEXT, _COUNT = Shape(kinds=_KINDS_OF["string"]), Shape(kinds=_KINDS_OF["integer"])
+_TEXTS = Shape(kinds=_KINDS_OF["array"], items=_TEXT)
+
+
+def _record_of(**properties: Shape) -> Shape:
+    return Shape(kinds=_KINDS_OF["object"], properties=properties)
+
+
+CONTEXT_SHAPE = _record_of(
+    human=_record_of(iss=_TEXT, sub=_TEXT),
+    remit=_record_of(id=_TEXT, task=_TEXT, environment=_TEXT, max_calls=_COUNT),
+    grant=_record_of(number=_COUNT, max_calls=_COUNT),
+    risk=_TEXT,
+    effect=_TEXT,
+    reversibility=_TEXT,
+    environment=_TEXT,
+    args=_record_of(),
+    unnamed_sinks=_TEXTS,
+    unnamed_sink_count=_COUNT,
+    session=_TEXT,
+    time=_record_of(epoch=_COUNT, hour=_COUNT, weekday=_COUNT),
+    approval=_record_of(count=_COUNT, groups=_TEXTS),
+)
+"""The kinds of everything in `context`; those of `args` come from the action's schema."""
+KEYS = frozenset(CONTEXT_SHAPE.properties)
+"""Everything a policy may read; another key is refused when the bundle is compiled."""

@@ -63,16 +63,13 @@ class Evaluation:
 
 def evaluate(bundle: CompiledBundle, facts: Facts) -> Evaluation:
     """Return the verdict on one proposal: allow, ask (and whom), or deny (and why)."""
-    scopes = grantable(facts.remit.document)
     call = _admit(bundle, facts)
     if isinstance(call, Denial):
-        return Evaluation(verdict=Verdict.DENY, reason=call.reason, detail=call.detail, scopes_grantable=scopes)
+        return denied(call, facts.remit)
     try:
         ruling = judge(bundle, call, facts.approval)
     except ReservedKeyError as error:
-        return Evaluation(
-            verdict=Verdict.DENY, reason=Reason.SCHEMA_VIOLATION, detail=str(error), scopes_grantable=scopes
-        )
+        return denied(Denial(Reason.SCHEMA_VIOLATION, str(error)), facts.remit)
     return Evaluation(
         verdict=ruling.verdict,
         reason=ruling.reason,
@@ -81,8 +78,18 @@ def evaluate(bundle: CompiledBundle, facts: Facts) -> Evaluation:
         approvers=() if ruling.asked is None else tuple(sorted(ruling.asked.groups)),
         quorum=0 if ruling.asked is None else ruling.asked.count,
         grant_no=call.cover.grant.number,
-        scopes_grantable=scopes,
+        scopes_grantable=grantable(facts.remit.document),
         detail=ruling.detail,
+    )
+
+
+def denied(denial: Denial, remit: RemitState) -> Evaluation:
+    """Return the verdict of a check that failed, with what the remit could grant instead."""
+    return Evaluation(
+        verdict=Verdict.DENY,
+        reason=denial.reason,
+        detail=denial.detail,
+        scopes_grantable=grantable(remit.document),
     )
 
 
@@ -130,7 +137,9 @@ def _registered(bundle: CompiledBundle, facts: Facts) -> CompiledAction | Denial
 def _delegated(facts: Facts, agent: AgentEntry) -> RemitDocument | Denial:
     remit, document = facts.remit, facts.remit.document
     if document is None or remit.status == "none" or document.remit_id != facts.proposal.remit_id:
-        return Denial(Reason.UNKNOWN_REMIT, f"nobody granted {facts.proposal.remit_id}; ask a human to delegate the task")
+        return Denial(
+            Reason.UNKNOWN_REMIT, f"nobody granted {facts.proposal.remit_id}; ask a human to delegate the task"
+        )
     if document.agent_id != agent.id:
         detail = f"{document.remit_id} was granted to another agent; ask its human for one for {agent.id}"
         return Denial(Reason.FOREIGN_REMIT, detail)
@@ -155,7 +164,9 @@ def _identified(
     if not drifted:
         return None
     named = ", ".join(dict.fromkeys(drifted))
-    return Denial(Reason.IDENTITY_DRIFT, f"{named}: not as registered or as the remit pins it; correct the agent or register it")
+    return Denial(
+        Reason.IDENTITY_DRIFT, f"{named}: not as registered or as the remit pins it; correct the agent or register it"
+    )
 
 
 def _unpinned(pin: AgentPin, presented: PresentedIdentity) -> list[str]:

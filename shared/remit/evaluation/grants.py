@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remit.evaluation.denial import Denial
+from remit.evaluation.meant import as_meant
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
 from remit.evaluation.sinks import NOTHING, is_named, namings
 from remit.reasons import Reason
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CompiledGrant:
-    """One grant with its schema compiled; `refused` says why the schema cannot be used, and then it covers nothing."""
+    """One grant with its schema compiled; `refused` says why the schema cannot be used, and then it covers nothing.
+
+    `validators` are the schema as it stands and as it is meant; arguments must satisfy both.
+    """
 
     number: int
     grant: Grant
-    validator: Validator | None
+    validators: tuple[Validator, ...]
     namings: Mapping[str, Naming]
     refused: str | None = None
 
@@ -38,7 +42,8 @@ class CompiledGrant:
         """Return what keeps the arguments outside this grant, or None."""
         if self.refused is not None:
             return self.refused
-        return None if self.validator is None else violation(self.validator, arguments)
+        found = (violation(validator, arguments) for validator in self.validators)
+        return next((broken for broken in found if broken is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,15 @@ def compile_grants(document: RemitDocument) -> tuple[CompiledGrant, ...]:
 
 
 def _compile(number: int, grant: Grant) -> CompiledGrant:
-    if grant.arguments is None:
-        return CompiledGrant(number, grant, None, {})
+    schema = grant.arguments
+    if schema is None:
+        return CompiledGrant(number, grant, (), {})
     try:
-        return CompiledGrant(number, grant, compile_schema(grant.arguments), namings(grant.arguments))
+        # As it stands comes first: only a schema that compiles is known to be well formed, as the other reading needs.
+        validators = compile_schema(schema), compile_schema(as_meant(schema))
     except SchemaRefusedError as refusal:
-        return CompiledGrant(number, grant, None, {}, refused=str(refusal))
+        return CompiledGrant(number, grant, (), {}, refused=str(refusal))
+    return CompiledGrant(number, grant, validators, namings(schema))
 
 
 def cover(

@@ -1,6 +1,8 @@
 """Cedar policies as Remit uses them: named, linted, and sliced by action so that cost stays flat as rules grow.
 
-A policy that could never match, or that reads what nobody provides, refuses the whole bundle. Source: design, section 6.
+A policy that could never match, that reads what nobody provides, or that compares an argument with a value of a kind its schema
+never becomes, refuses the whole bundle: at run time Cedar answers such a comparison with false, and a forbid would be skipped.
+Source: design, section 6.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import cedarpy
 
 from remit.errors import BundleError
 from remit.evaluation.approvals import Requirement
+from remit.evaluation.conditions import Reads, nodes, reads_of
 from remit.evaluation.context import KEYS
+from remit.evaluation.kinds import clash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,27 +31,8 @@ EFFECTS = ("read", "write", "destructive")
 RISKS = ("T1", "T2", "T3", "T4")
 ANNOTATIONS = frozenset({"id", "approvers", "quorum", "description"})
 MAX_QUORUM = 10
-_CONTEXT = {"Var": "context"}
-_ARGUMENTS = {".": {"left": _CONTEXT, "attr": "args"}}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
-
-
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """What conditions look at: keys of `context`, names in `context.args`; None means all of them.
-
-    Cedar spends most of a decision on parsing the context, so it is given only what a rule can see.
-    """
-
-    keys: frozenset[str] | None
-    arguments: frozenset[str] | None
-
-    def joined(self, other: Reads) -> Reads:
-        """Return what either looks at."""
-        keys = None if self.keys is None or other.keys is None else self.keys | other.keys
-        mine, theirs = self.arguments, other.arguments
-        return Reads(keys, None if mine is None or theirs is None else mine | theirs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +141,10 @@ def _policy(where: str, parsed: dict[str, Any], known: _Known) -> Policy:
     actions = _action_scope(where, parsed["action"], known)
     _check_principal(where, parsed["principal"], known)
     _check_resource(where, parsed["resource"], known)
-    reads = _reads(parsed["conditions"])
-    _check_reads(where, reads, known.in_scope(actions))
+    reads = reads_of(parsed["conditions"])
+    scope = known.in_scope(actions)
+    _check_reads(where, reads, scope)
+    _check_kinds(where, parsed["conditions"], scope)
     asks = reads.keys is None or "approval" in reads.keys
     requirement = _requirement(where, parsed["annotations"])
     if asks and requirement is None:
@@ -246,53 +233,13 @@ def _check_reads(where: str, reads: Reads, scope: list[CompiledAction]) -> None:
         raise BundleError(f"{where}: reads context.args.{missing[0]}, which no action of its scope has")
 
 
-def _reads(conditions: object) -> Reads:
-    """Return what parsed conditions look at; using `context` or `context.args` as a value reads all of it."""
-    keys: set[str] = set()
-    arguments: set[str] = set()
-    whole_context = whole_arguments = False
-    level: list[object] = [conditions]
-    while level:
-        node = level.pop()
-        attribute, owner = _access(node)
-        if attribute is not None and owner == _CONTEXT:
-            keys.add(attribute)
-            whole_arguments |= node == _ARGUMENTS
-        elif attribute is not None and owner == _ARGUMENTS:
-            keys.add("args")
-            arguments.add(attribute)
-        elif node == _CONTEXT:
-            whole_context = True
-        else:
-            level.extend(_children(node))
-    return Reads(None if whole_context else frozenset(keys), None if whole_arguments else frozenset(arguments))
-
-
-def _access(node: object) -> tuple[str | None, object]:
-    """Return attribute and owner when a node is `owner.attribute` or `owner has attribute`."""
-    for operator in (".", "has"):
-        access = cast("dict[str, Any]", node).get(operator) if isinstance(node, dict) else None
-        if isinstance(access, dict) and isinstance(cast("dict[str, Any]", access).get("attr"), str):
-            inner = cast("dict[str, Any]", access)
-            return inner["attr"], inner["left"]
-    return None, None
-
-
-def _children(node: object) -> list[object]:
-    if isinstance(node, dict):
-        return list(cast("dict[str, object]", node).values())
-    return cast("list[object]", node) if isinstance(node, list) else []
+def _check_kinds(where: str, conditions: object, scope: list[CompiledAction]) -> None:
+    for action in scope:
+        found = clash(conditions, action.shape)
+        if found is not None:
+            raise BundleError(f"{where}: for {action.id} {found}")
 
 
 def _looks_up(parsed: Mapping[str, Any]) -> bool:
     scope = parsed["resource"]
-    return scope["op"] == "in" or "in" in scope or any("in" in node for node in _nodes(parsed["conditions"]))
-
-
-def _nodes(value: object) -> Iterator[dict[str, Any]]:
-    level: list[object] = [value]
-    while level:
-        item = level.pop()
-        if isinstance(item, dict):
-            yield cast("dict[str, Any]", item)
-        level.extend(_children(item))
+    return scope["op"] == "in" or "in" in scope or any("in" in node for node in nodes(parsed["conditions"]))

@@ -54,12 +54,13 @@ def compile_schema(schema: object) -> Validator:
 
 
 def violation(validator: Validator, value: object) -> str | None:
-    """Return `/path: keyword` of the first rule that `value` breaks, or None when it is valid."""
+    """Return `/path: keyword` of the first rule that `value` breaks, or None; what is missing is named, the schema names it."""
     if validator.is_valid(value):
         return None
     for error in validator.iter_errors(value):
-        where = pointer(error.instance_path)
-        return f"{where or '/'}: {error.kind.name}"
+        where, kind = pointer(error.instance_path), error.kind
+        missing = f" {kind.property}" if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required) else ""
+        return f"{where or '/'}: {kind.name}{missing}"
     return "/: invalid"
 
 

@@ -1,16 +1,17 @@
 """Provenance of targets: is a destination named by the human, or did the agent pick it up somewhere?
 
-A sink value is named when the covering grant constrains it, or when the human typed it in the task as a whole token.
+A sink value is named when the covering grant spells it out, or when the human typed it in the task as a whole token. A format
+(`^[A-Z]{2}[0-9]{20}$`, `^https://`) narrows and is enforced, but names nobody: an attacker's account has the format too.
 Source: design, section 4 (Provenance of targets).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from remit.canonical import canonical
-from remit.evaluation.schemas import SchemaRefusedError, compile_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,13 +21,13 @@ _BEFORE = frozenset("\"'`([{<«,;\u201c\u2018")
 _AFTER = frozenset("\"'`)]}>»,;\u201d\u2019")
 _SENTENCE_END = frozenset(".!?:")
 """Ends a token only when white space, a closing mark or the end of the text follows."""
-_CANARIES = ("remit-unnamed-5f1c9a", "https://canary.invalid/x?y=1", "canary@remit.invalid", "/0/canary", "00000000000")
-"""A pattern that lets all of these pass constrains nothing, so it names nothing."""
+_LITERAL = re.compile(r"\^(?:[^\\.^$*+?()\[\]{}|]|\\[^A-Za-z0-9\s])+\$")
+"""An anchored pattern of plain and escaped characters only: it matches one text, as `const` does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How a schema pins one argument: any value (const, enum), text only (pattern), and the same for list elements."""
+    """How a schema spells out one argument: any value (const, enum), text only (literal pattern), and list elements likewise."""
 
     value: bool = False
     text: bool = False
@@ -56,7 +57,7 @@ NOTHING = Naming()
 
 
 def namings(schema: Mapping[str, Any] | None) -> dict[str, Naming]:
-    """Return how an arguments schema pins each argument; `allOf` adds up, every other combinator pins nothing here."""
+    """Return how an arguments schema spells out each argument; `allOf` adds up, other combinators spell out nothing here."""
     found: dict[str, Naming] = {}
     if not isinstance(schema, dict):
         return found
@@ -70,11 +71,12 @@ def namings(schema: Mapping[str, Any] | None) -> dict[str, Naming]:
 
 
 def naming(schema: object) -> Naming:
-    """Return how the schema of one argument pins its value."""
+    """Return how the schema of one argument spells out its value; alternatives do only when each of them does."""
     part = _mapping(schema)
     value = "const" in part or bool(_sequence(part.get("enum")))
-    items = naming(part["items"]) if "items" in part else NOTHING
-    result = Naming(value, _narrow_pattern(part.get("pattern")), items.value, items.text)
+    # `items` speaks of the elements after `prefixItems` only, so beside it the first elements would pass unnamed.
+    items = naming(part["items"]) if "items" in part and "prefixItems" not in part else NOTHING
+    result = Naming(value, _is_literal(part.get("pattern")), items.value, items.text)
     for branch in _sequence(part.get("allOf")):
         result = result.either(naming(branch))
     for combinator in ("anyOf", "oneOf"):
@@ -95,14 +97,8 @@ def _sequence(value: object) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
-def _narrow_pattern(pattern: object) -> bool:
-    if not isinstance(pattern, str):
-        return False
-    try:
-        validator = compile_schema({"pattern": pattern})
-    except SchemaRefusedError:
-        return False
-    return not all(validator.is_valid(canary) for canary in _CANARIES)
+def _is_literal(pattern: object) -> bool:
+    return isinstance(pattern, str) and _LITERAL.fullmatch(pattern) is not None
 
 
 def is_named(value: object, pinned: Naming, task: str) -> bool:

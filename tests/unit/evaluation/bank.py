@@ -10,6 +10,7 @@ from remit.evaluation import CompiledBundle, Evaluation, Facts, evaluate
 from remit.fold import RemitState
 from remit.proposal import Proposal
 from remit.remits import RemitDocument
+from tests.support.factories import AGENT_KEY, public_nkey
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 REMIT_ID = "rem_" + "0" * 31 + "1"
@@ -69,7 +70,7 @@ AGENT: dict[str, Any] = {
     "name": "bookkeeper",
     "id": "spiffe://acme.example/agent/bookkeeper",
     "client_id": "https://agents.example/bookkeeper",
-    "public_key": "U" + "A" * 55,
+    "public_key": public_nkey(AGENT_KEY),
     "owner": "acme",
     "runtime": "python-3.11",
     "model_family": "claude",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from remit.canonical import b64url, canonical, digest
+from remit.canonical import canonical, digest
 from remit.evaluation import evaluate
 from remit.events import (
     ActionRef,
@@ -21,16 +21,20 @@ from remit.events import (
     Vote,
 )
 from remit.fold import ActionState
-from remit.ids import ActionId
+from remit.ids import action_id
 from remit.reasons import Reason, Verdict
-from tests.support.factories import DANA, EMMA, NOW, grow
+from tests.support.factories import DANA, EMMA, NOW, grow, proposal_sig
 from tests.unit.evaluation.bank import AGENT, IDENTITY, REMIT_ID, bundle, facts, proposal
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from remit.proposal import Proposal
     from remit.runtime.ledger import Draft
 
-ACTION_ID = ActionId("0123456789abcdef0123456789abcdef")
+ACTION_ID = action_id("default", "bookkeeper", "pay")
+DEADLINE = NOW + timedelta(minutes=10)
+"""Until when people may decide."""
 LARGE = proposal(recipient="X9", amount=500)
 
 
@@ -60,7 +64,7 @@ def proposed(given: Proposal, **changes: Any) -> Proposed:
     said["principal"] = said["principal"].model_copy(update={"human": None})
     said["proposal"] = canonical(given.model_dump(mode="json", exclude_none=True)).decode()
     rest: dict[str, Any] = {
-        "proposal_sig": b64url(b"\x00" * 64),
+        "proposal_sig": proposal_sig(said["proposal"]),
         "idempotency_key": given.idempotency_key,
         "scopes_requested": ["bank.send_money"],
         "bundle_digest": bundle().digest,
@@ -118,13 +122,32 @@ def by_policy(given: Proposal | None = None, **changes: Any) -> ActionState:
     return grow(state, "action.approved", approved(call, **changes), subject=ACTION_ID)
 
 
-def by_people(*names: str, approvers: tuple[str, ...] = ("payments",), **changes: Any) -> ActionState:
+def by_intake_alone(**changes: Any) -> ActionState:
+    """An action as a taken-over intake could write it: `changes` go into `proposed`, and all later events repeat them."""
+    call = proposal()
+    shared = {name: value for name, value in changes.items() if name in {"principal", "txn"}}
+    state = grow(
+        new_action(call, **changes),
+        "action.evaluated",
+        _with(evaluated(call, Verdict.ALLOW), shared),
+        subject=ACTION_ID,
+    )
+    return grow(state, "action.approved", _with(approved(call), shared), subject=ACTION_ID)
+
+
+def _with(data: Any, changes: dict[str, Any]) -> Any:
+    return data.model_copy(update=changes)
+
+
+def by_people(
+    *names: str, approvers: tuple[str, ...] = ("payments",), deadline: datetime | None = DEADLINE, **changes: Any
+) -> ActionState:
     """An action that people approved: a large payment to somebody nobody named."""
     state = grow(new_action(LARGE), "action.evaluated", evaluated(LARGE, Verdict.ASK), subject=ACTION_ID)
     request = ApprovalRequested(
         **common(LARGE), round=1, approvers=list(approvers), quorum=1, votes=[], shown_digest=digest("shown")
     )
-    state = grow(state, "action.approval_requested", request, subject=ACTION_ID)
+    state = grow(state, "action.approval_requested", request, subject=ACTION_ID, expirytime=deadline)
     body = approved(LARGE, by="human", votes=votes(*names), **changes)
     return grow(state, "action.approved", body, subject=ACTION_ID)
 

@@ -10,6 +10,7 @@ from remit.bundle import BundleContent, schema_digest
 from remit.errors import BundleError
 from remit.evaluation import CompiledBundle
 from remit.evaluation.schemas import pointer
+from tests.support.factories import AGENT_KEY
 from tests.unit.evaluation.bank import AGENT, POLICIES, SEND_MONEY, TOOL, action_entry, bundle, content
 
 
@@ -50,6 +51,22 @@ def test_compiled_bundle_answers_what_services_ask() -> None:
     assert {policy.id for policy in compiled.policies} == {"reads", "small-payments", "ask-payments"}
 
 
+def test_action_is_found_by_the_pair_of_tool_and_name_only() -> None:
+    compiled = CompiledBundle.compile(content("", tool={"actions": {"a.b": action_entry()}}), version=1)
+    assert compiled.action("bank", "a.b") is not None
+    assert compiled.action("bank.a", "b") is None
+
+
+def test_agents_key_is_the_one_its_entry_names() -> None:
+    given = content().model_dump(mode="json")
+    broken = {**AGENT, "name": "broken", "id": "spiffe://x/b", "client_id": "b", "public_key": "U" + "A" * 55}
+    given["agents"]["broken"] = broken
+    compiled = CompiledBundle.compile(BundleContent.model_validate(given), version=1)
+    assert compiled.agent_key("bookkeeper") == AGENT_KEY.verify_key
+    assert compiled.agent_key("broken") is None
+    assert compiled.agent_key("nobody") is None
+
+
 def test_slices_hold_only_rules_that_can_apply() -> None:
     compiled = bundle()
     read, send = compiled.action("bank", "read_file"), compiled.action("bank", "send_money")
@@ -62,6 +79,8 @@ def test_slices_hold_only_rules_that_can_apply() -> None:
 REGISTRY: list[tuple[BundleContent, str]] = [
     (with_arguments(type="array"), "type is 'array'; expected 'object'"),
     (with_arguments(additionalProperties=True), "additionalProperties is not false"),
+    (with_arguments(patternProperties={"^x_": {}}), "patternProperties is set; describe each argument"),
+    (with_arguments(propertyNames={"maxLength": 9}), "propertyNames is set; describe each argument"),
     (with_property(type="objekt"), "arguments: not a usable JSON Schema"),
     (with_property(**{"$ref": "https://evil.example/x"}), "arguments: not a usable JSON Schema"),
     (with_property(**{"$ref": "file:///etc/passwd"}), "arguments: not a usable JSON Schema"),
@@ -187,7 +206,7 @@ def test_result_is_held_against_its_schema_and_other_resources_are_named_canonic
     action = compiled.action("bank", "send_money")
     assert action is not None
     assert action.resource_id({"id": 7.0}) == "7"
-    assert action.result_violation({}) == "/: required"
+    assert action.result_violation({}) == "/: required ok"
     assert action.result_violation({"ok": 1}) is None
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from remit.evaluation.sinks import NOTHING, is_named, is_whole_token, namings
-from tests.unit.evaluation.bank import IBAN, document, judged, proposal, remit
+from remit.reasons import Verdict
+from tests.unit.evaluation.bank import IBAN, document, grant, judged, proposal, remit
 
 TOKENS: list[tuple[str, str, bool]] = [
     ("bill.txt", "Pay the bill in bill.txt.", True),
@@ -41,22 +42,40 @@ SCHEMAS: list[tuple[Any, Any, bool]] = [
     ({"const": "X"}, "X", True),
     ({"enum": ["X", "Y"]}, "Y", True),
     ({"enum": []}, "Y", False),
-    ({"pattern": "^UK[0-9]{20}$"}, "UK1", True),
+    ({"pattern": "^UK[0-9]{20}$"}, "UK1", False),
+    ({"pattern": "^[^@]+@[^@]+$"}, "evil@evil.test", False),
+    ({"pattern": "^[A-Z]{2}[0-9]{20}$"}, "XX66666666666666666666", False),
+    ({"pattern": "^https://"}, "https://evil.test", False),
+    ({"pattern": "^https://bank\\.example/.*$"}, "https://bank.example/evil", False),
+    ({"pattern": "[a-z]"}, "evil", False),
+    ({"pattern": "^a|b$"}, "anything b", False),
+    ({"pattern": "^a.b$"}, "axb", False),
+    ({"pattern": "^\\d$"}, "7", False),
+    ({"pattern": "UK1"}, "EVIL-UK1", False),
+    ({"pattern": "^UK1"}, "UK1-EVIL", False),
     ({"pattern": ".*"}, "X", False),
     ({"pattern": ""}, "X", False),
+    ({"pattern": "^$"}, "", False),
     ({"pattern": "("}, "X", False),
-    ({"pattern": "^UK"}, 7, False),
+    ({"pattern": "^UK1$"}, "UK1", True),
+    ({"pattern": "^pay\\.bank\\.example/a-b$"}, "pay.bank.example/a-b", True),
+    ({"pattern": "^UK1$"}, 7, False),
     ({"const": 7}, 7, True),
     ({"type": "string", "maxLength": 9}, "X", False),
     ({"allOf": [{"minLength": 1}, {"const": "X"}]}, "X", True),
-    ({"anyOf": [{"const": "X"}, {"pattern": "^UK[0-9]+$"}]}, "X", True),
+    ({"allOf": [{"pattern": "^X"}, {"pattern": "X$"}]}, "X", False),
+    ({"anyOf": [{"const": "X"}, {"pattern": "^UK[0-9]+$"}]}, "X", False),
+    ({"anyOf": [{"const": "X"}, {"pattern": "^UK1$"}]}, "UK1", True),
     ({"anyOf": [{"const": "X"}, {"type": "string"}]}, "X", False),
     ({"oneOf": [{"const": "X"}, {"const": "Y"}]}, "X", True),
     ({"not": {"const": "X"}}, "Y", False),
     ({"items": {"enum": ["X", "Y"]}}, ["X"], True),
-    ({"items": {"pattern": "^UK[0-9]+$"}}, ["UK1", None], True),
-    ({"items": {"pattern": "^UK[0-9]+$"}}, ["UK1", 3], False),
-    ({"pattern": "^UK[0-9]+$"}, ["UK1"], False),
+    ({"items": {"pattern": "^UK[0-9]+$"}}, ["UK1", None], False),
+    ({"items": {"pattern": "^UK1$"}}, ["UK1", None], True),
+    ({"items": {"pattern": "^UK1$"}}, ["UK1", 3], False),
+    ({"items": {"enum": ["X"]}, "prefixItems": [{"type": "string"}]}, ["EVIL", "X"], False),
+    ({"items": {"enum": ["X"]}, "prefixItems": []}, ["X"], False),
+    ({"pattern": "^UK1$"}, ["UK1"], False),
     ({"const": ["X"]}, ["X"], True),
     ({"const": {"a": 1}}, {"a": 1}, True),
     (True, "X", False),
@@ -92,6 +111,13 @@ def test_narrowing_by_all_of_adds_names() -> None:
 )
 def test_lists_and_numbers_against_the_task(value: Any, expected: bool) -> None:
     assert is_named(value, NOTHING, "copy a.txt and b.txt to shelf 42") is expected
+
+
+def test_an_account_of_the_granted_format_is_asked_about() -> None:
+    limits = {"properties": {"recipient": {"pattern": "^[A-Z]{2}[0-9]{20}$"}}}
+    evil = proposal(recipient="XX66666666666666666666", amount=99)
+    found = judged(given=evil, remit=remit(grants=[grant(arguments=limits)], task="pay the bill"))
+    assert (found.verdict, found.unnamed_sinks) == (Verdict.ASK, ("recipient",))
 
 
 def test_every_sink_of_a_call_is_listed() -> None:

@@ -6,18 +6,21 @@ from typing import Any, cast
 
 import pytest
 
-from remit.canonical import digest
+from remit.canonical import b64url, digest
 from remit.errors import PermanentError, StaleBundleError
+from remit.evaluation import disowned, read_proposal
 from remit.events import ActionEvaluated, Evaluated
 from remit.fold import ActionState, RemitState
 from remit.reasons import Reason, Verdict
 from remit.runtime.delivery import Inbound
 from remit.runtime.ledger import Superseded
+from services.intake.decide import Admitted, admit
 from services.policy.bundle import BundleInForce, Stale
 from services.policy.handlers import PolicyHandlers
 from tests.support.factories import EMMA, grow
 from tests.unit.evaluation.bank import NOW, bundle, document, proposal, remit
 from tests.unit.evaluation.chains import ACTION_ID, LARGE, RememberingLedger, by_policy, new_action
+from tests.unit.intake import door
 
 
 def handlers(state: ActionState | None = None, **changes: Any) -> PolicyHandlers:
@@ -26,6 +29,7 @@ def handlers(state: ActionState | None = None, **changes: Any) -> PolicyHandlers
 
     base: dict[str, Any] = {
         "clock": lambda: NOW,
+        "tenant": "default",
         "bundle": bundle,
         "read_remit": read_remit,
         "ledger": RememberingLedger(state or new_action(proposal())),
@@ -78,6 +82,30 @@ async def test_schema_that_changed_since_intake_is_denied() -> None:
     tool = first.principal.tool.model_copy(update={"schema_digest": digest("other")})
     drifted = new_action(proposal(), principal=first.principal.model_copy(update={"tool": tool}))
     assert (await said(drifted)).decision.reason is Reason.SCHEMA_DRIFT
+
+
+@pytest.mark.parametrize(
+    ("changes", "tenant", "reason"),
+    [
+        ({"proposal_sig": b64url(b"\x00" * 64)}, "default", Reason.BAD_SIGNATURE),
+        ({"idempotency_key": "another"}, "default", Reason.ARGS_MISMATCH),
+        ({}, "other", Reason.ARGS_MISMATCH),
+    ],
+)
+async def test_what_the_agent_did_not_sign_is_denied_before_people_see_it(
+    changes: dict[str, Any], tenant: str, reason: Reason
+) -> None:
+    data = await said(new_action(LARGE, **changes), tenant=tenant)
+    assert (data.decision.verdict, data.decision.reason) == (Verdict.DENY, reason)
+    assert data.principal.human == EMMA
+    assert data.scopes_grantable == ["bank.read_file", "bank.send_money"]
+
+
+def test_what_intake_admits_is_the_agents_own() -> None:
+    admitted = admit(door.submission(), door.catalogue(), tenant="default")
+    assert isinstance(admitted, Admitted)
+    proposal_read = read_proposal(admitted.proposed)
+    assert disowned(admitted.proposed, proposal_read, door.catalogue().bundle, tenant="default") is None
 
 
 async def test_event_that_lies_about_its_proposal_is_not_processed() -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl.signing import SigningKey
 
-from remit.canonical import digest, strict_loads
+from remit.bundle import BundleContent
+from remit.canonical import b64url, canonical, digest, strict_loads
 from remit.evaluation import CompiledBundle, read_proposal
-from remit.events import ActionApproved, ActionProposed
+from remit.events import ActionApproved, ActionProposed, Principal
 from remit.ids import jti
 from remit.reasons import Reason, Verdict
 from services.tokens.decide import Mint, Minting, Nothing, Refuse, World, approval_fact, claims_for, decide
-from tests.support.factories import NOW, TOKENIZED, grow
-from tests.unit.evaluation.bank import IBAN, POLICIES, bundle, content, grant, proposal, remit
-from tests.unit.evaluation.chains import ACTION_ID, by_people, by_policy, common
+from tests.support.factories import NOW, TOKENIZED, grow, proposal_sig, public_nkey
+from tests.unit.evaluation.bank import IBAN, POLICIES, bundle, content, document, grant, proposal, remit
+from tests.unit.evaluation.chains import ACTION_ID, DEADLINE, by_intake_alone, by_people, by_policy, common
 
 if TYPE_CHECKING:
     from remit.fold import ActionState
@@ -28,7 +31,7 @@ NO_SMALL = POLICIES.replace("100.0", "10.0")
 
 
 def decided(state: ActionState, **changes: Any) -> Minting:
-    base: dict[str, Any] = {"bundle": bundle(), "remit": remit(), "now": NOW}
+    base: dict[str, Any] = {"bundle": bundle(), "remit": remit(), "now": NOW, "tenant": "default"}
     return decide(state, read_proposal(state.must(ActionProposed).data), World(**{**base, **changes}))
 
 
@@ -61,6 +64,8 @@ CHANGED: list[tuple[str, ActionState, dict[str, Any], Reason]] = [
     ("policy now asks more people", by_people("dana"), {"bundle": bundle(STRICTER)}, Reason.OUT_OF_SCOPE),
     ("another group was asked", by_people("dana", approvers=("security",)), {}, Reason.OUT_OF_SCOPE),
     ("nobody voted", by_people(), {}, Reason.OUT_OF_SCOPE),
+    ("the human the task is done for", by_people("emma"), {}, Reason.OUT_OF_SCOPE),
+    ("that human and one other", by_people("emma", "dana"), {"bundle": bundle(STRICTER)}, Reason.OUT_OF_SCOPE),
     ("one person twice is one", by_people("dana", "dana"), {"bundle": bundle(STRICTER)}, Reason.OUT_OF_SCOPE),
     ("revoked since", by_policy(), {"remit": remit("revoked")}, Reason.REMIT_REVOKED),
     ("exhausted since", by_policy(), {"remit": remit("exhausted")}, Reason.BUDGET_EXHAUSTED),
@@ -103,6 +108,83 @@ def test_changed_schema_refuses() -> None:
     answer = decided(by_policy(), bundle=drifted)
     assert isinstance(answer, Refuse)
     assert answer.reason is Reason.SCHEMA_DRIFT
+
+
+def named(**changes: Any) -> Principal:
+    principal = common(proposal())["principal"]
+    return principal.model_copy(update={"human": None, "agent": principal.agent.model_copy(update=changes)})
+
+
+OTHER_KEY = SigningKey(b"\x09" * 32)
+SIGNED = canonical(proposal().model_dump(mode="json", exclude_none=True)).decode()
+FORGED: list[tuple[str, dict[str, Any], Reason]] = [
+    ("nothing signed", {"proposal_sig": b64url(b"\x00" * 64)}, Reason.BAD_SIGNATURE),
+    ("no signature at all", {"proposal_sig": ""}, Reason.BAD_SIGNATURE),
+    ("misspelt", {"proposal_sig": "!"}, Reason.BAD_SIGNATURE),
+    ("another key", {"proposal_sig": proposal_sig(SIGNED, key=OTHER_KEY)}, Reason.BAD_SIGNATURE),
+    ("signed for another subject", {"proposal_sig": proposal_sig(SIGNED, agent="clerk")}, Reason.BAD_SIGNATURE),
+    ("one byte more than signed", {"proposal": SIGNED + " "}, Reason.BAD_SIGNATURE),
+    ("another agent's id", {"principal": named(id="spiffe://acme.example/agent/clerk")}, Reason.IDENTITY_DRIFT),
+    ("another client", {"principal": named(client_id="clerk")}, Reason.IDENTITY_DRIFT),
+    ("another session", {"principal": named(session="run-2")}, Reason.IDENTITY_DRIFT),
+    ("another model", {"principal": named(model_version="6")}, Reason.IDENTITY_DRIFT),
+    ("an agent nobody registered", {"principal": named(name="clerk")}, Reason.UNKNOWN_AGENT),
+    ("another key of the proposal", {"idempotency_key": "pay-again"}, Reason.ARGS_MISMATCH),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), [row[1:] for row in FORGED], ids=[row[0] for row in FORGED])
+def test_what_the_agent_did_not_sign_is_refused(change: dict[str, Any], reason: Reason) -> None:
+    answer = decided(by_intake_alone(**change))
+    assert isinstance(answer, Refuse)
+    assert answer.reason is reason
+
+
+def test_second_action_for_one_signed_proposal_is_refused() -> None:
+    answer = decided(by_policy(), tenant="other")
+    assert isinstance(answer, Refuse)
+    assert answer.reason is Reason.ARGS_MISMATCH
+
+
+def test_agent_whose_key_was_replaced_must_propose_again() -> None:
+    given = content().model_dump()
+    given["agents"]["bookkeeper"]["public_key"] = public_nkey(OTHER_KEY)
+    answer = decided(by_policy(), bundle=CompiledBundle.compile(BundleContent.model_validate(given), version=8))
+    assert isinstance(answer, Refuse)
+    assert answer.reason is Reason.BAD_SIGNATURE
+
+
+def test_approval_of_another_definition_of_the_tool_refuses() -> None:
+    principal = common(proposal())["principal"]
+    tool = principal.tool.model_copy(update={"schema_digest": digest("another definition")})
+    answer = decided(by_policy(principal=principal.model_copy(update={"tool": tool})))
+    assert isinstance(answer, Refuse)
+    assert answer.reason is Reason.SCHEMA_DRIFT
+
+
+def stored(state: ActionState, at: datetime | None) -> ActionState:
+    """Return the action with the broker's time on its last event."""
+    return replace(state, chain=(*state.chain[:-1], replace(state.chain[-1], stored_at=at)))
+
+
+LATE: list[tuple[str, ActionState]] = [
+    ("stored at the deadline", stored(by_people("dana"), DEADLINE)),
+    ("stored after it, though it says otherwise", stored(by_people("dana"), DEADLINE + timedelta(seconds=1))),
+    ("said after it, storage time unknown", by_people("dana", deadline=NOW)),
+    ("no deadline", stored(by_people("dana", deadline=None), NOW)),
+]
+
+
+@pytest.mark.parametrize("state", [row[1] for row in LATE], ids=[row[0] for row in LATE])
+def test_people_who_agree_after_their_deadline_are_not_heard(state: ActionState) -> None:
+    answer = decided(state)
+    assert isinstance(answer, Refuse)
+    assert answer.reason is Reason.APPROVAL_EXPIRED
+
+
+def test_people_who_agree_in_time_are_heard_and_rules_have_no_deadline() -> None:
+    assert isinstance(decided(stored(by_people("dana"), DEADLINE - timedelta(milliseconds=1))), Mint)
+    assert isinstance(decided(stored(by_policy(), DEADLINE)), Mint)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +257,8 @@ def test_claims_are_exactly_the_designs() -> None:
 
 
 def test_approval_by_policy_is_no_fact() -> None:
-    assert approval_fact(by_policy()) is None
-    fact = approval_fact(by_people("dana", "kim", "dana"))
+    assert approval_fact(by_policy(), document()) is None
+    fact = approval_fact(by_people("dana", "kim", "dana", "emma"), document())
     assert fact is not None
     assert (fact.count, fact.groups) == (2, frozenset({"payments"}))
 

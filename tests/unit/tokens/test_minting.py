@@ -60,6 +60,7 @@ def handlers(state: ActionState, **changes: Any) -> TokensHandlers:
     executor = Executor(bytes(OPENER.public_key), "jkt")
     base: dict[str, Any] = {
         "clock": lambda: NOW,
+        "tenant": "default",
         "bundle": bundle,
         "read_remit": read_remit,
         "minter": Minter(issuer=ISSUER, executor=executor, keys=lambda: RING),
