@@ -122,7 +122,9 @@ async def demo(options: argparse.Namespace, directory: Path, stop: asyncio.Event
     """Run the demonstration in a directory; return the exit code."""
     async with Stage(directory, scale=options.scale, dashboard=not options.no_dashboard, say=say) as stage:
         if not options.no_dashboard:
-            say(f"dashboard: {stage.dashboard_url}  (sign in as dana to approve, emma to delegate, otto to operate)")
+            say(
+                f"dashboard: {stage.dashboard_url}  (sign in as dana or sam to approve, emma to delegate, otto to operate)"
+            )
         summary = await play(stage, quiet=options.quiet)
         say(f"\n{table(summary)}\n")
         if not options.once:

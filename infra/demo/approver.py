@@ -1,6 +1,7 @@
-"""The scripted approver: Dana looks at the live queue and approves exactly the calls that the human's task needs.
+"""The scripted approvers: Dana looks at the live queue and approves exactly the calls that the human's task needs.
 
-She sees what the dashboard shows, the read model, and sends what its buttons send, commands to approval.
+Where two people must agree, Sam looks after her. They see what the dashboard shows, the read model, and send what its buttons
+send, commands to approval.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 QUEUE = """
-    select action_id, remit_id, tool, action, args_digest, shown_digest from audit.actions_all
+    select action_id, remit_id, tool, action, args_digest, shown_digest, round from audit.actions_all
     where approval_status = 'requested' and outcome is null order by proposed_at limit 50
 """
 DENIAL = "not part of the task"
+APPROVERS = ("dana", "sam")
+"""Who looks in which round; a round begins when the votes so far are not enough."""
 
 
 @dataclass(slots=True)
@@ -35,7 +38,7 @@ class Approver:
     database: asyncpg.Pool[asyncpg.Record]
     decisions: Counter[str] = field(default_factory=Counter[str])
     _needed: dict[str, set[tuple[str, str]]] = field(default_factory=dict[str, set[tuple[str, str]]])
-    _answered: set[str] = field(default_factory=set[str])
+    _answered: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
 
     def expect(self, remit_id: str, task: Task) -> None:
         """Remember which exact calls a remit's task needs, by action and digest of the arguments."""
@@ -45,22 +48,24 @@ class Approver:
         """Work the queue until cancelled."""
         while True:
             for row in await self.database.fetch(QUEUE):
-                if row["action_id"] not in self._answered:
+                if (row["action_id"], row["round"]) not in self._answered:
                     await self._decide(row)
             await asyncio.sleep(POLL_S)
 
     async def _decide(self, row: asyncpg.Record) -> None:
         call = (row["action"].rpartition(".")[2], row["args_digest"])
+        person = APPROVERS[min(row["round"], len(APPROVERS)) - 1]
         if call in self._needed.get(row["remit_id"], set()):
             reply = await self.people.command(
-                "dana",
+                person,
                 ApproveCommand,
                 action_id=row["action_id"],
                 args_digest=row["args_digest"],
                 shown_digest=row["shown_digest"],
+                version=row["round"],
             )
         else:
-            reply = await self.people.command("dana", DenyCommand, action_id=row["action_id"], reason=DENIAL)
+            reply = await self.people.command(person, DenyCommand, action_id=row["action_id"], reason=DENIAL)
         if reply.status in {"ok", "decided", "stale", "forbidden"}:
-            self._answered.add(row["action_id"])
+            self._answered.add((row["action_id"], row["round"]))
         self.decisions[reply.status] += 1

@@ -1,4 +1,4 @@
-"""A local OpenID provider for demonstration and tests: three people who may log in without a password.
+"""A local OpenID provider for demonstration and tests: people who may log in without a password.
 
 Whoever reaches it can be anyone, so it listens on the loopback interface only. The protocol is real: discovery, JWKS, RS256,
 authorization code. Its issuer is always `http://localhost:PORT`.
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 PEOPLE: dict[str, dict[str, object]] = {
     "emma": {"name": "Emma Johnson", "email": "emma@acme.example", "roles": ["delegator"]},
     "dana": {"name": "Dana Reyes", "email": "dana@acme.example", "roles": ["payments", "security", "approver"]},
+    "sam": {"name": "Sam Okafor", "email": "sam@acme.example", "roles": ["security", "payments"]},
     "otto": {"name": "Otto Brandt", "email": "otto@acme.example", "roles": ["admin", "operator"]},
 }
-"""Subject to claims. Emma delegates tasks, Dana approves, Otto operates."""
+"""Subject to claims. Emma delegates tasks, Dana and Sam approve (what is critical needs both), Otto operates."""
 SCOPE = "openid profile email"
 
 

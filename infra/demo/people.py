@@ -1,4 +1,4 @@
-"""The three people of the demonstration and what they do: real logins, real commands to approval, nothing by the back door."""
+"""The people of the demonstration and what they do: real logins, real commands to approval, nothing by the back door."""
 
 from __future__ import annotations
 

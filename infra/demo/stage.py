@@ -190,7 +190,7 @@ class Stage:
                 "--checkpoints",
                 str(self.directory / "checkpoints"),
             ),
-            env={**os.environ, **self.environment.variables("audit")},
+            env={**os.environ, **self.environment.variables("auditor")},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

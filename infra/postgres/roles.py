@@ -1,9 +1,10 @@
 """Who may do what in the database, as data: one login role a service, with the least that its statements need.
 
-    python -m infra.postgres.roles      DATABASE_URL of the owner, REMIT_<APPROVAL|EXECUTOR|AUDIT|DASHBOARD>_DB_PASSWORD
+    python -m infra.postgres.roles      DATABASE_URL of the owner, REMIT_<APPROVAL|EXECUTOR|AUDIT|DASHBOARD|AUDITOR>_DB_PASSWORD
 
 The ledger is insert-only for everybody. The executor passes the claim without any right on stop rows: `control.claim` runs
-with its owner's rights, because a row lock alone would need the right to update, and so to lift, a kill switch.
+with its owner's rights, because a row lock alone would need the right to update, and so to lift, a kill switch. Advisory locks
+order claims and revocations, so no login may take one on its own account: that would hold up both for as long as it likes.
 Source: design, bus section 8 (tamper evidence); README section 3.
 """
 
@@ -15,7 +16,6 @@ import hashlib
 import hmac
 import secrets
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -23,102 +23,27 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 
+from infra.postgres.migrate import LOCK_KEY
+from infra.postgres.privileges import OUTBOX_RULES, ROLES, Role
 from remit.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    Connection = asyncpg.Connection[asyncpg.Record]
+
 SCRAM_ITERATIONS = 4_096
 """PostgreSQL's own default (`scram_iterations`); the passwords are random, so more would only slow every connection."""
 ATTEMPTS = 5
 """Roles belong to the whole cluster: two databases prepared at once meet in the same catalogue rows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Role:
-    """One login: table or view to privileges, functions it may call, session settings."""
-
-    tables: Mapping[str, str]
-    functions: tuple[str, ...] = ()
-    sequences: tuple[str, ...] = ()
-    settings: Mapping[str, str] | None = None
-
-
-APPEND = "SELECT, INSERT"
-KEEP = "SELECT, INSERT, UPDATE"
-FULL = "SELECT, INSERT, UPDATE, DELETE"
-
-ROLES: dict[str, Role] = {
-    "remit_approval": Role(
-        tables={
-            "control.stop": KEEP,
-            "control.remit": KEEP,
-            "control.budget": KEEP,
-            "control.execution": KEEP,
-            "control.outbox": FULL,
-            "control.pending": FULL,
-            "control.block": FULL,
-            "control.heartbeat": "SELECT",
-        },
-        sequences=("control.outbox_id_seq",),
-    ),
-    "remit_executor": Role(
-        tables={
-            "control.stop": "SELECT",
-            "control.remit": "SELECT",
-            "control.budget": "SELECT",
-            "control.execution": KEEP,
-            "control.outbox": FULL,
-            "control.heartbeat": "SELECT",
-        },
-        functions=("claim", "take_over"),
-        sequences=("control.outbox_id_seq",),
-    ),
-    "remit_audit": Role(
-        tables={
-            "audit.audit_event": APPEND,
-            "audit.checkpoint": APPEND,
-            "audit.rejected": APPEND,
-            "audit.advisory": APPEND,
-            "audit.progress": "SELECT, UPDATE",
-            "audit.actions_all": KEEP,
-            "audit.actions": "SELECT",
-            "audit.remits": KEEP,
-            "audit.grants": KEEP,
-            "audit.agents": KEEP,
-            "audit.tools": FULL,
-            "audit.grant_width": FULL,
-            "audit.events": "SELECT",
-            "audit.cursor": "SELECT",
-            "control.heartbeat": KEEP,
-        },
-    ),
-    "remit_dashboard": Role(
-        tables={
-            **dict.fromkeys(
-                (
-                    "audit.actions_all",
-                    "audit.actions",
-                    "audit.events",
-                    "audit.remits",
-                    "audit.grants",
-                    "audit.grant_width",
-                    "audit.tools",
-                    "audit.agents",
-                    "audit.switches",
-                    "audit.cursor",
-                    "audit.progress",
-                    "audit.checkpoint",
-                    "audit.advisory",
-                ),
-                "SELECT",
-            ),
-            # Dead letters hold bodies; people see only what was wrong with them.
-            "audit.rejected": "SELECT (seq, at, service, code, detail, source_stream, source_seq, source_subject, agent)",
-        },
-        settings={"default_transaction_read_only": "on", "statement_timeout": "3s"},
-    ),
-}
+ADVISORY_LOCKS = "^pg_(try_)?advisory_(xact_)?lock(_shared)?$"
+"""Functions of `pg_catalog` that everybody may call by default, and that let any login hold up claims and revocations."""
+_LOCK_FUNCTIONS = """
+SELECT oid::regprocedure::text, has_function_privilege('public', oid, 'EXECUTE') FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace AND proname ~ $1
+"""
+FORBIDDEN = ("SUPERUSER", "CREATEDB", "CREATEROLE", "REPLICATION", "BYPASSRLS")
+"""Attributes no role of ours has; taking one away takes a superuser, so it is done only where one is set."""
 
 
 def role_url(database_url: str, role: str, password: str) -> str:
@@ -172,23 +97,41 @@ async def apply_roles(database_url: str, passwords: Mapping[str, str]) -> None:
         await connection.close()
 
 
-async def _apply(connection: asyncpg.Connection[asyncpg.Record], passwords: Mapping[str, str]) -> None:
+async def _apply(connection: Connection, passwords: Mapping[str, str]) -> None:
+    # Twice at once in one database would meet in its catalogue rows.
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+    is_superuser = await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     await _close_to_public(connection)
-    for name, role in ROLES.items():
+    for name in ROLES:
         await _login(connection, name, passwords[name])
-        for schema in sorted({table.split(".")[0] for table in role.tables}):
-            await connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
-        for table, privileges in role.tables.items():
-            await connection.execute(f"GRANT {privileges} ON {table} TO {name}")
-        for sequence in role.sequences:
-            await connection.execute(f"GRANT USAGE ON SEQUENCE {sequence} TO {name}")
-        for function in role.functions:
-            await _lend_owner_rights(connection, function, name)
-        for setting, value in (role.settings or {}).items():
-            await connection.execute(f"ALTER ROLE {name} SET {setting} = '{value}'")
+    await _keep_advisory_locks(connection, is_superuser=is_superuser)
+    for name, role in ROLES.items():
+        await _grant(connection, name, role)
+        for signature in role.locks if is_superuser else ():
+            await connection.execute(f"GRANT EXECUTE ON FUNCTION pg_catalog.{signature} TO {name}")
+    await _rule_rows(connection)
 
 
-async def _close_to_public(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _grant(connection: Connection, name: str, role: Role) -> None:
+    for schema in sorted({table.split(".")[0] for table in role.tables}):
+        await connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
+    for table, privileges in role.tables.items():
+        for privilege in (privileges,) if isinstance(privileges, str) else privileges:
+            await connection.execute(f"GRANT {privilege} ON {table} TO {name}")
+    for sequence in role.sequences:
+        await connection.execute(f"GRANT USAGE ON SEQUENCE {sequence} TO {name}")
+    for function in role.functions:
+        found = await connection.fetch(
+            "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'control'::regnamespace AND proname = $1",
+            function,
+        )
+        for (signature,) in found:
+            await connection.execute(f"GRANT EXECUTE ON FUNCTION {signature} TO {name}")
+    for setting, value in (role.settings or {}).items():
+        await connection.execute(f"ALTER ROLE {name} SET {setting} = '{value}'")
+
+
+async def _close_to_public(connection: Connection) -> None:
     database = await connection.fetchval("SELECT quote_ident(current_database())")
     await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
     for schema in ("control", "audit"):
@@ -196,27 +139,49 @@ async def _close_to_public(connection: asyncpg.Connection[asyncpg.Record]) -> No
         await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC")
 
 
-async def _login(connection: asyncpg.Connection[asyncpg.Record], name: str, password: str) -> None:
+async def _keep_advisory_locks(connection: Connection, *, is_superuser: bool) -> None:
+    """Leave advisory locks to the owner of schema `control`, whose functions take them; only a superuser can do this."""
+    owner = await connection.fetchval(
+        "SELECT quote_ident(pg_get_userbyid(nspowner)) FROM pg_namespace WHERE nspname = 'control'"
+    )
+    functions = await connection.fetch(_LOCK_FUNCTIONS, ADVISORY_LOCKS)
+    if is_superuser:
+        for signature, _ in functions:
+            await connection.execute(f"REVOKE ALL ON FUNCTION pg_catalog.{signature} FROM PUBLIC, {', '.join(ROLES)}")
+            await connection.execute(f"GRANT EXECUTE ON FUNCTION pg_catalog.{signature} TO {owner}")
+    elif any(is_open for _, is_open in functions):
+        sys.stderr.write(
+            "warning: any login of this database can take advisory locks and so hold up claims and revocations; run "
+            "`python -m infra.postgres.roles` once with a superuser's DATABASE_URL\n"
+        )
+
+
+async def _rule_rows(connection: Connection) -> None:
+    await connection.execute("ALTER TABLE control.outbox ENABLE ROW LEVEL SECURITY")
+    for rule in OUTBOX_RULES:
+        await connection.execute(f"DROP POLICY IF EXISTS {rule.name} ON control.outbox")
+        clause = "WITH CHECK" if rule.command == "INSERT" else "USING"
+        await connection.execute(
+            f"CREATE POLICY {rule.name} ON control.outbox FOR {rule.command} TO {rule.role} {clause} ({rule.rows})"
+        )
+
+
+async def _login(connection: Connection, name: str, password: str) -> None:
     if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name):
         await connection.execute(f"CREATE ROLE {name}")
-    attributes = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT"
-    await connection.execute(f"ALTER ROLE {name} WITH {attributes} PASSWORD '{scram_verifier(password)}'")
+    await connection.execute(f"ALTER ROLE {name} WITH LOGIN NOINHERIT PASSWORD '{scram_verifier(password)}'")
+    found = await connection.fetchrow(
+        "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = $1",
+        name,
+    )
+    for attribute in (word for word, is_set in zip(FORBIDDEN, found or (), strict=True) if is_set):
+        await connection.execute(f"ALTER ROLE {name} WITH NO{attribute}")
     database = await connection.fetchval("SELECT quote_ident(current_database())")
     await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {name}")
     # What an earlier version granted and this table no longer lists must go.
     for schema in ("control", "audit"):
         await connection.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {name}")
         await connection.execute(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM {name}")
-
-
-async def _lend_owner_rights(connection: asyncpg.Connection[asyncpg.Record], function: str, role: str) -> None:
-    found = await connection.fetch(
-        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'control'::regnamespace AND proname = $1",
-        function,
-    )
-    for (signature,) in found:
-        await connection.execute(f"ALTER FUNCTION {signature} SECURITY DEFINER")
-        await connection.execute(f"GRANT EXECUTE ON FUNCTION {signature} TO {role}")
 
 
 class RoleSettings(BaseSettings):
@@ -229,6 +194,7 @@ class RoleSettings(BaseSettings):
     executor_db_password: SecretStr
     audit_db_password: SecretStr
     dashboard_db_password: SecretStr
+    auditor_db_password: SecretStr
 
     def passwords(self) -> dict[str, str]:
         """Return the passwords by role name."""

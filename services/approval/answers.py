@@ -28,6 +28,11 @@ def invalid(field: str, detail: str) -> Reply:
     return Reply(status="invalid", field=field, detail=detail)
 
 
+def other_body() -> Reply:
+    """Answer that an idempotency key was used for another question: its answer is no answer to this one."""
+    return invalid("idempotency_key", "this key was used for another command; send a new one")
+
+
 def unavailable(detail: str, *, retry_after_ms: int = 1000) -> Reply:
     """Answer that nothing was decided; the same key may be sent again."""
     return Reply(status="unavailable", detail=detail, retry_after_ms=retry_after_ms)

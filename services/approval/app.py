@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import httpx
 
 from remit.clock import now
@@ -23,11 +25,14 @@ from services.approval.database import Database
 from services.approval.grants import Grants
 from services.approval.handlers import ActionHandlers
 from services.approval.human import HumanCommands
+from services.approval.outbox_store import OutboxStore
 from services.approval.registry import Registry
+from services.approval.relay import Relay
 from services.approval.remit_store import RemitStore
 from services.approval.resolution import Resolutions
 from services.approval.revocations import Revocations
 from services.approval.settings import ApprovalSettings
+from services.approval.stop_store import StopStore
 from services.approval.stops import StopSnapshot
 from services.approval.store import ActionStore
 from services.approval.sweeper import Sweeper
@@ -54,17 +59,30 @@ WRITES = (
 """Everything this service may sign, whether an evaluation, a person or the clock led to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Everything approval keeps in Postgres."""
+
+    actions: ActionStore
+    remits: RemitStore
+    switches: StopStore
+    stops: StopSnapshot
+
+
 def build(settings: ApprovalSettings | None = None) -> Service:
     """Return the service, ready to run."""
     settings = settings or ApprovalSettings()  # pyright: ignore[reportCallIssue]  (fields come from the environment)
     service = Service("approval", settings)
     database = Database()
-    store, remits = ActionStore(database), RemitStore(database)
-    stops = StopSnapshot(remits, poll_s=settings.stop_poll_s)
-    _bind_actions(service, settings, store, stops)
-    _bind_people(service, settings, store, remits, stops)
-    sweeper = Sweeper(ledger=service.ledger, store=store, remits=remits, pause_s=settings.sweep_s)
+    switches = StopStore(database)
+    stops = StopSnapshot(switches, poll_s=settings.stop_poll_s)
+    stores = Stores(ActionStore(database), RemitStore(database), switches, stops)
+    relay = _relay(service, settings, stores, OutboxStore(database))
+    _bind_actions(service, settings, stores)
+    _bind_people(service, settings, stores, relay)
+    sweeper = Sweeper(ledger=service.ledger, store=stores.actions, remits=stores.remits, pause_s=settings.sweep_s)
     service.background("sweeper", sweeper.run)
+    service.background("relay", relay.run)
     service.background("stops", stops.poll)
 
     async def connect() -> None:
@@ -78,8 +96,22 @@ def build(settings: ApprovalSettings | None = None) -> Service:
     return service
 
 
-def _bind_actions(service: Service, settings: ApprovalSettings, store: ActionStore, stops: StopSnapshot) -> None:
-    handlers = ActionHandlers(clock=now, ledger=service.ledger, store=store, stops=stops, limits=settings.limits())
+def _relay(service: Service, settings: ApprovalSettings, stores: Stores, outbox: OutboxStore) -> Relay:
+    return Relay(
+        ledger=service.ledger,
+        outbox=outbox,
+        store=stores.actions,
+        remits=stores.remits,
+        telemetry=service.telemetry,
+        pause_s=settings.outbox_s,
+        after_s=settings.outbox_after_s,
+    )
+
+
+def _bind_actions(service: Service, settings: ApprovalSettings, stores: Stores) -> None:
+    handlers = ActionHandlers(
+        clock=now, ledger=service.ledger, store=stores.actions, stops=stores.stops, limits=settings.limits()
+    )
     service.on_action(
         ActionEvaluated,
         handlers.on_action_evaluated,
@@ -88,13 +120,7 @@ def _bind_actions(service: Service, settings: ApprovalSettings, store: ActionSto
     service.answer("redrive.approval", handlers.on_redrive)
 
 
-def _bind_people(
-    service: Service,
-    settings: ApprovalSettings,
-    store: ActionStore,
-    remits: RemitStore,
-    stops: StopSnapshot,
-) -> None:
+def _bind_people(service: Service, settings: ApprovalSettings, stores: Stores, relay: Relay) -> None:
     http = httpx.AsyncClient(timeout=OIDC_TIMEOUT_S)
     verifier = IdTokenVerifier(
         settings.oidc_issuers,
@@ -102,29 +128,52 @@ def _bind_people(
         key_ttl_s=settings.oidc_key_ttl_s,
         refetch_interval_s=settings.oidc_refetch_s,
     )
-    ledger = service.ledger
     people = HumanCommands(
         clock=now,
         verifier=verifier,
-        votes=Votes(
+        switches=stores.switches,
+        votes=_votes(service, settings, stores),
+        grants=Grants(
             clock=now,
-            ledger=ledger,
-            store=store,
-            remits=remits,
-            limits=settings.limits(),
-            block_for_s=settings.block_for_s,
+            ledger=service.ledger,
+            remits=stores.remits,
+            switches=stores.switches,
+            bundles=service.bundles,
+            relay=relay,
         ),
-        grants=Grants(clock=now, ledger=ledger, remits=remits, bundles=service.bundles),
-        revocations=Revocations(ledger=ledger, store=store, remits=remits, stops=stops),
-        registry=Registry(
-            clock=now,
-            bucket=service,
-            remits=remits,
-            signer=service.signer,
-            trust=service.trust,
-            refresh=service.bundles.refresh,
+        revocations=Revocations(
+            ledger=service.ledger,
+            store=stores.actions,
+            remits=stores.remits,
+            switches=stores.switches,
+            stops=stores.stops,
+            relay=relay,
         ),
-        resolutions=Resolutions(ledger=ledger, store=store),
+        registry=_registry(service, stores),
+        resolutions=Resolutions(ledger=service.ledger, store=stores.actions),
     )
     service.answer("human.*", people.answer)
     service.on_stop(http.aclose)
+
+
+def _votes(service: Service, settings: ApprovalSettings, stores: Stores) -> Votes:
+    return Votes(
+        clock=now,
+        ledger=service.ledger,
+        store=stores.actions,
+        remits=stores.remits,
+        bundles=service.bundles,
+        limits=settings.limits(),
+        block_for_s=settings.block_for_s,
+    )
+
+
+def _registry(service: Service, stores: Stores) -> Registry:
+    return Registry(
+        clock=now,
+        bucket=service,
+        switches=stores.switches,
+        signer=service.signer,
+        trust=service.trust,
+        refresh=service.bundles.refresh,
+    )

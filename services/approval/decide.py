@@ -27,7 +27,7 @@ from remit.events import (
 from remit.ids import derive, event_id
 from remit.reasons import Reason, Stage, Verdict
 from remit.runtime.ledger import Draft
-from services.approval.answers import decided
+from services.approval.answers import decided, other_body
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long people have, and how long their word holds."""
+    """How long people have, how long their word holds, and how many must agree to what is critical."""
 
     ask_for: timedelta
     approved_for_policy: timedelta
     approved_for_human: timedelta
+    t4_quorum: int = 2
+    """Least votes at T4, whatever policy says; a policy may ask for more (design, dashboard section 2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def approval_id(action_id: str, by: str) -> str:
 
 
 def block_class(action: ActionRef) -> str:
-    """Return what a denial blocks for its remit and session: this operation on this resource."""
+    """Return what a denial blocks for its remit: this operation on this resource."""
     return f"{action.name}|{action.resource_id or ''}"
 
 
@@ -83,10 +85,14 @@ def decide_evaluated(state: ActionState, facts: Facts, limits: Limits, now: date
     if facts.stopped_by == "remit":
         return refuse(said, Reason.REMIT_REVOKED, detail="the remit was revoked; ask its human for a new one")
     if facts.stopped_by is not None:
-        return refuse(said, Reason.STOPPED, detail=f"a {facts.stopped_by} switch is engaged; propose again once it is lifted")
-    if said.decision.verdict is Verdict.ALLOW:
-        return _approved_by_policy(said, limits, now)
-    return _ask(state, said, facts, limits, now)
+        return refuse(
+            said, Reason.STOPPED, detail=f"a {facts.stopped_by} switch is engaged; propose again once it is lifted"
+        )
+    if said.decision.verdict is Verdict.ASK:
+        return _ask(state, said, facts, limits, now)
+    if facts.blocked is not None:
+        return refuse(said, Reason.BLOCKED, detail=facts.blocked)
+    return _approved_by_policy(said, limits, now)
 
 
 def _approved_by_policy(said: Evaluated, limits: Limits, now: datetime) -> Draft:
@@ -119,7 +125,7 @@ def _ask(state: ActionState, said: Evaluated, facts: Facts, limits: Limits, now:
         action=said.action,
         round=1,
         approvers=said.approvers,
-        quorum=said.quorum,
+        quorum=max(said.quorum, limits.t4_quorum) if said.action.risk == "T4" else said.quorum,
         votes=[],
         shown_digest=shown_digest(said, state.must(ActionProposed).data.proposal),
     )
@@ -177,8 +183,9 @@ def decide_revocation(state: ActionState, *, by: Human, cause: str, discriminato
 
     The caller must hold the action's execution row as refused: then no claim can follow.
     """
-    if any(r.event.id == event_id(state.action_id, "action.revoked", discriminator) for r in state.chain):
-        return Reply(status="ok", detail="revoked")
+    revoked = state.find(ActionRevoked)
+    if revoked is not None and revoked.id == event_id(state.action_id, "action.revoked", discriminator):
+        return Reply(status="ok", detail="revoked") if revoked.data.cause == cause else other_body()
     last = state.last
     if last is None or state.is_terminal:
         return decided(state)

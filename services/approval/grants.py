@@ -1,4 +1,7 @@
-"""Granting a remit: rows first, then the event; repeating the command repeats the answer and nothing else."""
+"""Granting a remit: rows first, then the event; repeating the command repeats the answer and nothing else.
+
+A revocation may come between the two: then its event follows at once, or the relay appends it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     from remit.fold import RemitState
     from remit.remits import RemitDocument
     from remit.runtime.bundles import BundleReader
+    from services.approval.relay import Relay
     from services.approval.remit_store import RemitStore
+    from services.approval.stop_store import StopStore
     from services.approval.voting import Voter
 
 OTHER_TERMS = "this key was used for another remit; send a new idempotency key"
@@ -33,7 +38,9 @@ class Grants:
     clock: Callable[[], datetime]
     ledger: Ledger
     remits: RemitStore
+    switches: StopStore
     bundles: BundleReader
+    relay: Relay
 
     async def grant(self, command: GrantCommand, voter: Voter) -> Reply:
         """Grant the terms to the agent for the person of the token, or show what would be granted."""
@@ -52,18 +59,21 @@ class Grants:
             return refusal
         if command.phase == "preview":
             return _granted(document, digest, "nothing was granted yet; this is what would be")
-        return await self._commit(state, document, digest)
+        return await self._commit(state, document, digest, voter.person.email)
 
     async def _stopped(self, document: RemitDocument) -> Reply | None:
-        engaged = await self.remits.engaged()
+        engaged = await self.switches.engaged()
         for kind, target in (("human", human_target(document.human)), ("agent", document.agent_id)):
             if (kind, target) in engaged:
                 return forbidden(f"the {kind} switch is engaged for {target}; an operator must lift it first")
         return None
 
-    async def _commit(self, state: RemitState, document: RemitDocument, digest: str) -> Reply:
-        if await self.remits.create(document, digest) != digest:
+    async def _commit(self, state: RemitState, document: RemitDocument, digest: str, email: str | None) -> Reply:
+        created = await self.remits.create(document, digest, email=email)
+        if created.digest != digest:
             return invalid("idempotency_key", OTHER_TERMS)
+        if created.is_stopped:
+            return _revoked(document)
         data = RemitGranted(remit=document, remit_digest=digest, by=document.human)
         try:
             state = await self.ledger.append_remit(state, Draft(event=RemitGrantedEvent, data=data))
@@ -71,8 +81,15 @@ class Grants:
             if lost.state.status == "none" or lost.state.digest != digest:
                 return invalid("idempotency_key", OTHER_TERMS)
             state = lost.state
-        await self.remits.note_granted(document.remit_id, state.seq)
+        if await self.remits.note_granted(document.remit_id, state.seq):
+            await self.relay.settle(document.remit_id)
+            return _revoked(document)
         return _granted(document, digest, "granted")
+
+
+def _revoked(document: RemitDocument) -> Reply:
+    detail = "the remit was revoked while it was granted; nothing can start under it"
+    return Reply(status="decided", decision="revoked", detail=detail, remit_id=document.remit_id)
 
 
 def _repeated(state: RemitState, digest: str) -> Reply:

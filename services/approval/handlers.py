@@ -45,12 +45,13 @@ class ActionHandlers:
 
     async def _facts(self, said: Evaluated) -> Facts:
         stopped_by = self.stops.engaged_for(said)
-        if stopped_by is not None or said.decision.verdict is Verdict.ALLOW:
+        if stopped_by is not None:
             return Facts(stopped_by=stopped_by)
-        session = said.principal.agent.session
+        denied = await self.store.blocked(said.remit_id, block_class(said.action))
+        asks = said.decision.verdict is Verdict.ASK
         return Facts(
-            exhausted=await self.store.is_exhausted(said.remit_id, said.grant_no),
-            blocked=await self.store.block_reason(said.remit_id, session, block_class(said.action)),
+            exhausted=asks and await self.store.is_exhausted(said.remit_id, said.grant_no),
+            blocked=denied.reason if denied else None,
         )
 
     async def on_redrive(self, inbound: Inbound) -> None:

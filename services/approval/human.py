@@ -24,7 +24,8 @@ from remit.commands import (
 )
 from remit.errors import BundleError, TransientError
 from remit.identity_claims import IdentityError
-from services.approval.answers import invalid, unavailable
+from services.approval.answers import forbidden, invalid, unavailable
+from services.approval.authority import human_target
 from services.approval.voting import Voter
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from services.approval.registry import Registry
     from services.approval.resolution import Resolutions
     from services.approval.revocations import Revocations
+    from services.approval.stop_store import StopStore
     from services.approval.votes import Votes
 
 log = structlog.get_logger("approval.human")
@@ -48,6 +50,7 @@ class HumanCommands:
 
     clock: Callable[[], datetime]
     verifier: IdTokenVerifier
+    switches: StopStore
     votes: Votes
     grants: Grants
     revocations: Revocations
@@ -65,13 +68,22 @@ class HumanCommands:
         try:
             command = parse_command(name, body)
             person = await self.verifier.verify(command.id_token.get_secret_value(), now=self.clock())
-            return await self._dispatch(command, Voter(person=person, idempotency_key=command.idempotency_key))
+            voter = Voter(person=person, idempotency_key=command.idempotency_key)
+            return await self._stopped(command, voter) or await self._dispatch(command, voter)
         except CommandError as error:
             return invalid(error.field, str(error))
         except IdentityError as error:
             return Reply(status="login_needed", detail=str(error))
         except (TransientError, BundleError) as error:
             return unavailable(str(error))
+
+    async def _stopped(self, command: Command, voter: Voter) -> Reply | None:
+        """Return the answer to a person whose own switch is engaged: they may take back, and nothing else."""
+        if isinstance(command, RevokeCommand) and not command.lift:
+            return None
+        if not await self.switches.is_engaged(("human", human_target(voter.person.human))):
+            return None
+        return forbidden("your own switch is engaged, so you may only revoke; another operator must lift it")
 
     async def _dispatch(self, command: Command, voter: Voter) -> Reply:
         match command:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from remit.bundle_store import EncodedBundle
     from remit.commands import ApplyCommand
     from remit.envelope import Signer, TrustedKey
-    from services.approval.remit_store import RemitStore, Stop
+    from services.approval.stop_store import Stop, StopStore
     from services.approval.voting import Voter
 
 
@@ -48,7 +48,7 @@ class Registry:
 
     clock: Callable[[], datetime]
     bucket: Bucket
-    remits: RemitStore
+    switches: StopStore
     signer: Signer
     trust: Mapping[str, TrustedKey]
     refresh: Callable[[], Awaitable[None]]
@@ -92,7 +92,7 @@ class Registry:
         for key, part in encoded.parts.items():
             if await self.bucket.kv_get(key) is None:
                 await self._put_part(key, part)
-        await self.remits.ensure_stops(_stops(content))
+        await self.switches.ensure(_stops(content))
         try:
             await self.bucket.kv_put(BUNDLE_KEY, encoded.value, expected_revision=revision)
         except ConflictError:

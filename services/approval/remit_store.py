@@ -1,8 +1,7 @@
-"""SQL of remits, budgets and stop rows in schema `control`.
+"""SQL of remits and their budgets in schema `control`.
 
-A claim locks stop rows in the order global, human, agent, tool, remit; each statement here locks one of them
-and waits for the claims that hold it, so that no claim commits after a revocation has returned.
-Source: design, bus section 7.
+A remit ends by its stop row, which every claim reads under a lock; the event that says so waits in the outbox of the
+same transaction. Source: design, bus sections 7 and 8.
 """
 
 from __future__ import annotations
@@ -10,27 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from remit.events import RemitRevoked
 from remit.remits import Human
 from services.approval.authority import human_target
+from services.approval.outbox_store import REMIT_REVOKED, queue, undone_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import datetime
 
     from remit.remits import RemitDocument
     from services.approval.database import Database
-
-Stop = tuple[str, str]
-"""Kind and target of a stop row."""
+    from services.approval.outbox_store import Queued
 
 
 @dataclass(frozen=True, slots=True)
 class RemitRow:
-    """What approval needs of a remit's row."""
+    """What approval needs of a remit's row; `human_email` is as the ID token of the grant said."""
 
     human: Human
     digest: str
     expires_at: datetime
+    human_email: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +41,35 @@ class Spent:
     used: int
 
 
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What is stored under a remit's id, by whichever command came first."""
+
+    digest: str
+    is_stopped: bool
+
+
 class RemitStore:
-    """Remits, their budgets, and every kill switch."""
+    """Remits and their budgets."""
 
     def __init__(self, database: Database) -> None:
         """Use a database that is attached later."""
         self._db = database
 
-    async def engaged(self) -> frozenset[Stop]:
-        """Return the engaged stop rows."""
-        rows = await self._db.fetch("SELECT kind, target FROM control.stop WHERE engaged_at IS NOT NULL")
-        return frozenset((row["kind"], row["target"]) for row in rows)
-
     async def find(self, remit_id: str) -> RemitRow | None:
         """Return a remit's row."""
         rows = await self._db.fetch(
-            "SELECT human_iss, human_sub, digest, expires_at FROM control.remit WHERE remit_id = $1", remit_id
+            "SELECT human_iss, human_sub, digest, expires_at, human_email FROM control.remit WHERE remit_id = $1",
+            remit_id,
         )
         if not rows:
             return None
         row = rows[0]
-        return RemitRow(Human(iss=row["human_iss"], sub=row["human_sub"]), row["digest"], row["expires_at"])
+        human = Human(iss=row["human_iss"], sub=row["human_sub"])
+        return RemitRow(human, row["digest"], row["expires_at"], row["human_email"])
 
-    async def create(self, document: RemitDocument, digest: str) -> str:
-        """Store remit, budgets and stop rows in one transaction; return the digest stored under this id."""
+    async def create(self, document: RemitDocument, digest: str, *, email: str | None) -> Created:
+        """Store remit, budgets and stop rows in one transaction; return what is stored under this id."""
         budgets = [(0, document.max_calls)] + [
             (number, grant.max_calls or document.max_calls) for number, grant in enumerate(document.grants, 1)
         ]
@@ -78,8 +82,8 @@ class RemitStore:
             # granted_seq 0: the event follows the commit, because its sequence is not known before.
             await connection.execute(
                 "INSERT INTO control.remit (remit_id, human_iss, human_sub, agent_id, digest, granted_seq,"
-                " not_before, expires_at, max_calls, document)"
-                " VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9::jsonb)"
+                " not_before, expires_at, max_calls, document, human_email)"
+                " VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9::jsonb, $10)"
                 " ON CONFLICT (remit_id) DO NOTHING",
                 document.remit_id,
                 document.human.iss,
@@ -90,6 +94,7 @@ class RemitStore:
                 document.expires_at,
                 document.max_calls,
                 document.model_dump_json(exclude_none=True),
+                email,
             )
             await connection.executemany(
                 "INSERT INTO control.budget (remit_id, grant_no, max_calls) VALUES ($1, $2, $3)"
@@ -97,52 +102,48 @@ class RemitStore:
                 [(document.remit_id, number, calls) for number, calls in budgets],
             )
             await connection.executemany(_INSERT_STOP, stops)
-            stored = await connection.fetchval(
-                "SELECT digest FROM control.remit WHERE remit_id = $1", document.remit_id
+            stored = await connection.fetchrow(
+                "SELECT r.digest, s.engaged_at IS NOT NULL AS stopped FROM control.remit AS r"
+                " JOIN control.stop AS s ON s.kind = 'remit' AND s.target = r.remit_id WHERE r.remit_id = $1",
+                document.remit_id,
             )
-        return str(stored)
+        if stored is None:
+            raise LookupError(f"remit {document.remit_id} is not there right after it was stored")
+        return Created(stored["digest"], stored["stopped"])
 
-    async def note_granted(self, remit_id: str, seq: int) -> None:
-        """Note the stream sequence of the granting event."""
-        await self._db.execute("UPDATE control.remit SET granted_seq = $2 WHERE remit_id = $1", remit_id, seq)
-
-    async def ensure_stops(self, stops: Iterable[Stop]) -> None:
-        """Make stop rows for what was registered; a claim without its rows is refused."""
-        async with self._db.transaction() as connection:
-            await connection.executemany(_INSERT_STOP, sorted(stops))
-
-    async def engage(self, stop: Stop, *, reason: str, by: Human) -> bool:
-        """Engage a switch, waiting for claims in progress; False when there is no such row.
-
-        A human's row is made if need be: a person can be stopped before their first remit.
-        """
-        if stop[0] == "human":
-            await self.ensure_stops([stop])
-        touched = await self._db.execute(_ENGAGE, *stop, reason, by.iss, by.sub)
-        return touched == 1
-
-    async def lift(self, stop: Stop, *, reason: str, by: Human) -> bool:
-        """Release a switch; False when there is no such row."""
-        touched = await self._db.execute(
-            "UPDATE control.stop SET engaged_at = NULL, reason = $3, by_iss = $4, by_sub = $5"
-            " WHERE kind = $1 AND target = $2",
-            *stop,
-            reason,
-            by.iss,
-            by.sub,
+    async def note_granted(self, remit_id: str, seq: int) -> bool:
+        """Note the stream sequence of the granting event; return whether the remit was revoked meanwhile."""
+        rows = await self._db.fetch(
+            "UPDATE control.remit SET granted_seq = $2 WHERE remit_id = $1 RETURNING EXISTS"
+            " (SELECT FROM control.stop WHERE kind = 'remit' AND target = $1 AND engaged_at IS NOT NULL) AS stopped",
+            remit_id,
+            seq,
         )
-        return touched == 1
+        return bool(rows) and rows[0]["stopped"]
 
-    async def end(self, remit_id: str, *, reason: str, by: Human) -> None:
-        """Stop a remit for good, waiting for claims in progress under it."""
+    async def end(self, remit_id: str, *, digest: str, reason: str, by: Human) -> list[Queued]:
+        """Stop a remit for good, waiting for claims in progress under it; return what is still to be recorded.
+
+        Stop row and event are one transaction: whatever crashes next, the ledger learns who took it back. The first
+        revocation stands; a later one changes nothing.
+        """
         async with self._db.transaction() as connection:
             await connection.execute(_INSERT_STOP, "remit", remit_id)
-            await connection.execute(_ENGAGE, "remit", remit_id, reason, by.iss, by.sub)
+            status = await connection.execute(_ENGAGE_ONCE, remit_id, reason, by.iss, by.sub)
             await connection.execute(
                 "UPDATE control.remit SET ended_at = coalesce(ended_at, clock_timestamp()),"
                 " ended_reason = coalesce(ended_reason, 'revoked') WHERE remit_id = $1",
                 remit_id,
             )
+            if status == "UPDATE 1":
+                data = RemitRevoked(remit_digest=digest, by=by, cause=reason)
+                await queue(connection, remit_id, REMIT_REVOKED, data)
+            return await undone_for(connection, remit_id)
+
+    async def is_over(self, remit_id: str) -> bool:
+        """Return whether the remit's time has passed, so that nothing could be granted under its id any more."""
+        query = "SELECT FROM control.remit WHERE remit_id = $1 AND expires_at > clock_timestamp()"
+        return not await self._db.fetch(query, remit_id)
 
     async def spent(self, limit: int) -> list[Spent]:
         """Return remits without calls left whose end was not noted yet."""
@@ -172,7 +173,7 @@ class RemitStore:
 
 
 _INSERT_STOP = "INSERT INTO control.stop (kind, target) VALUES ($1, $2) ON CONFLICT (kind, target) DO NOTHING"
-_ENGAGE = (
-    "UPDATE control.stop SET engaged_at = coalesce(engaged_at, clock_timestamp()), reason = $3, by_iss = $4,"
-    " by_sub = $5 WHERE kind = $1 AND target = $2"
+_ENGAGE_ONCE = (
+    "UPDATE control.stop SET engaged_at = clock_timestamp(), reason = $2, by_iss = $3, by_sub = $4"
+    " WHERE kind = 'remit' AND target = $1 AND engaged_at IS NULL"
 )

@@ -15,7 +15,7 @@ from services.approval.authority import human_target
 
 if TYPE_CHECKING:
     from remit.events import Common
-    from services.approval.remit_store import RemitStore, Stop
+    from services.approval.stop_store import Stop, StopStore
 
 log = structlog.get_logger("approval.stops")
 
@@ -23,7 +23,7 @@ log = structlog.get_logger("approval.stops")
 class StopSnapshot:
     """Refreshes itself until the service stops."""
 
-    def __init__(self, store: RemitStore, *, poll_s: float) -> None:
+    def __init__(self, store: StopStore, *, poll_s: float) -> None:
         """Know nothing to be engaged yet."""
         self._store, self._poll_s = store, poll_s
         self._engaged: frozenset[Stop] = frozenset()

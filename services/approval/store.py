@@ -9,12 +9,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from remit.remits import Human
+from services.approval.outbox_store import ACTION_REVOKED, queue, undone_for
+
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from remit.events import ActionApprovalRequested, ApprovalRequested, Executed
-    from remit.remits import Human
+    from remit.events import ActionApprovalRequested, ApprovalRequested, Executed, Revoked
     from services.approval.database import Database
+    from services.approval.outbox_store import Queued
 
 SWEEP_ROWS = 100
 """Rows taken by one sweep; the rest waits for the next, and other replicas take them meanwhile."""
@@ -30,7 +33,7 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """What a denial forbids: one kind of action for one remit and session, for some seconds."""
+    """What a denial forbids: one kind of action under one remit, for some seconds; `session` is where it was denied."""
 
     remit_id: str
     session: str
@@ -38,6 +41,22 @@ class Block:
     reason: str
     by: Human
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why, and by whom, a kind of action is blocked."""
+
+    reason: str
+    by: Human
+
+
+@dataclass(frozen=True, slots=True)
+class Forestalled:
+    """Either the action's execution row is ours, and what is to be recorded; or an earlier row and its reason."""
+
+    queued: list[Queued]
+    earlier: tuple[str, str | None] | None = None
 
 
 class ActionStore:
@@ -56,16 +75,20 @@ class ActionStore:
         )
         return bool(rows)
 
-    async def block_reason(self, remit_id: str, session: str, block_class: str) -> str | None:
-        """Return why this kind of action is blocked for the remit and session, or None."""
+    async def blocked(self, remit_id: str, block_class: str) -> Denied | None:
+        """Return the newest denial that blocks this kind of action under the remit, or None.
+
+        Whatever session it was denied in: agents name their sessions themselves, and a new name would lift the block.
+        """
         rows = await self._db.fetch(
-            "SELECT reason FROM control.block WHERE remit_id = $1 AND session = $2 AND class = $3"
-            " AND (expires_at IS NULL OR expires_at > clock_timestamp())",
+            "SELECT reason, by_iss, by_sub FROM control.block WHERE remit_id = $1 AND class = $2"
+            " AND (expires_at IS NULL OR expires_at > clock_timestamp()) ORDER BY created_at DESC LIMIT 1",
             remit_id,
-            session,
             block_class,
         )
-        return rows[0]["reason"] if rows else None
+        if not rows:
+            return None
+        return Denied(rows[0]["reason"], Human(iss=rows[0]["by_iss"], sub=rows[0]["by_sub"]))
 
     async def open(self, said: ApprovalRequested, expires_at: datetime, requested_seq: int) -> None:
         """Note an approval before it is asked for, so that the sweeper knows it whatever crashes next."""
@@ -110,7 +133,7 @@ class ActionStore:
         return [row["action_id"] for row in rows]
 
     async def block(self, block: Block) -> None:
-        """Block the like of a denied action for its remit and session."""
+        """Block the like of a denied action for its remit."""
         await self._db.execute(
             "INSERT INTO control.block (remit_id, session, class, reason, by_iss, by_sub, expires_at)"
             " VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + make_interval(secs => $7))"
@@ -125,27 +148,33 @@ class ActionStore:
             block.seconds,
         )
 
-    async def forestall(self, action_id: str, remit_id: str) -> str | None:
-        """Take the action's one execution row so that no claim can; return the state of an earlier row.
+    async def forestall(self, revoked: Revoked, discriminator: str) -> Forestalled:
+        """Take the action's one execution row so that no claim can, and queue the event in the same transaction.
 
-        None means it is ours. Waits for a claim in progress: the primary key decides who was first.
+        Waits for a claim in progress: the primary key decides who was first. The row says who revoked and why; the
+        first revocation stands, and its event is queued again if it is not known to be in the ledger.
         """
+        by = {"iss": revoked.by.iss, "sub": revoked.by.sub}
         async with self._db.transaction() as connection:
             inserted = await connection.fetchrow(
-                "INSERT INTO control.execution (action_id, remit_id, state, reason, finished_at)"
-                " VALUES ($1, $2, 'refused', 'revoked', clock_timestamp())"
+                "INSERT INTO control.execution (action_id, remit_id, state, reason, finished_at, request)"
+                " VALUES ($1, $2, 'refused', 'revoked', clock_timestamp(), $3::jsonb)"
                 " ON CONFLICT (action_id) DO NOTHING RETURNING action_id",
-                action_id,
-                remit_id,
+                revoked.txn,
+                revoked.remit_id,
+                json.dumps({"revoked_by": by, "cause": revoked.cause}),
             )
-            if inserted is not None:
-                return None
-            row = await connection.fetchrow(
-                "SELECT state, reason FROM control.execution WHERE action_id = $1", action_id
-            )
-        if row is None or (row["state"], row["reason"]) == ("refused", "revoked"):
-            return None
-        return str(row["state"])
+            if inserted is None:
+                row = await connection.fetchrow(
+                    "SELECT state, reason FROM control.execution WHERE action_id = $1", revoked.txn
+                )
+                if row is not None and (row["state"], row["reason"]) != ("refused", "revoked"):
+                    return Forestalled([], (row["state"], row["reason"]))
+            found = await undone_for(connection, revoked.txn)
+            if not found:
+                await queue(connection, revoked.txn, ACTION_REVOKED, revoked, discriminator)
+                found = await undone_for(connection, revoked.txn)
+        return Forestalled(found)
 
     async def resolve(self, action_id: str, executed: Executed, discriminator: str) -> bool:
         """Hand a person's finding to the executor, whose event it is; False when nothing is unknown any more.

@@ -6,13 +6,14 @@ empty; both are refused and the field is named. Source: design, sections 3 and 4
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from remit.canonical import digest
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema
 from remit.ids import remit_id
 from remit.remits import RemitDocument
 from services.approval.answers import invalid
+from services.approval.constraints import constraint_flaw
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -74,17 +75,13 @@ def _check_arguments(grant: Grant, field: str, action: CompiledAction) -> Reply 
         compile_schema(grant.arguments)
     except SchemaRefusedError as error:
         return invalid(field, str(error))
-    known = _property_names(action.entry.arguments)
-    unknown = sorted(_property_names(grant.arguments) - known)
-    if unknown:
-        found = ", ".join(sorted(known)) or "none"
-        return invalid(
-            field,
-            f"{action.id} has no argument {unknown[0]}, so the constraint would never hold; known: {found}",
-        )
-    return None
+    return flawed(grant.arguments, field, action)
 
 
-def _property_names(schema: dict[str, Any]) -> set[str]:
-    properties = schema.get("properties")
-    return set(cast("dict[str, Any]", properties)) if isinstance(properties, dict) else set()
+def flawed(constraint: dict[str, Any], field: str, action: CompiledAction) -> Reply | None:
+    """Return the part of a valid schema over an action's arguments that would limit nothing, or None."""
+    flaw = constraint_flaw(constraint, action.entry.arguments)
+    if flaw is None:
+        return None
+    where, what = flaw
+    return invalid(f"{field}{where.replace('/', '.')}", f"{action.id}: {where or 'the constraint'} {what}")

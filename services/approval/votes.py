@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remit.commands import Reply
-from remit.events import ActionApprovalRequested, ActionEvaluated
+from remit.events import ActionApprovalRequested, ActionEvaluated, ActionRefused
 from remit.runtime.ledger import Ledger, Superseded
-from services.approval.answers import unavailable
+from services.approval.answers import decided, unavailable
 from services.approval.decide import Limits, block_class
+from services.approval.entitlement import Ties
 from services.approval.store import Block
 from services.approval.voting import Moment, Voter, decide_denial, decide_vote, vote_reply
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from remit.commands import ApproveCommand, DenyCommand
     from remit.fold import ActionState
+    from remit.runtime.bundles import BundleReader
     from services.approval.remit_store import RemitStore
     from services.approval.store import ActionStore
 
@@ -34,6 +36,7 @@ class Votes:
     ledger: Ledger
     store: ActionStore
     remits: RemitStore
+    bundles: BundleReader
     limits: Limits
     block_for_s: float
 
@@ -41,7 +44,7 @@ class Votes:
         """Count one vote for the exact arguments that were shown."""
         state = await self.ledger.read(command.action_id)
         for _ in range(MAX_REDECISIONS):
-            decision = decide_vote(state, command, voter, await self._moment(state), self.limits)
+            decision = decide_vote(state, command, voter, await self._moment(state, command), self.limits)
             if isinstance(decision, Reply):
                 return decision
             try:
@@ -50,12 +53,28 @@ class Votes:
                 state = lost.state
                 continue
             await self._note_vote(state)
-            return vote_reply(state)
+            return _blocked(state, state.last) if isinstance(state.last, ActionRefused) else vote_reply(state)
         return unavailable("the action kept moving; ask again with the same key")
 
-    async def _moment(self, state: ActionState) -> Moment:
-        remit = await self.remits.find(state.last.data.remit_id) if state.last else None
-        return Moment(now=self.clock(), remit_expires_at=remit.expires_at if remit else None)
+    async def _moment(self, state: ActionState, command: ApproveCommand) -> Moment:
+        if not isinstance(state.last, ActionApprovalRequested):
+            return Moment(now=self.clock())
+        said = state.last.data
+        remit = await self.remits.find(said.remit_id)
+        # A vote that needs nothing of the registry does not wait for it.
+        bundle = self.bundles.current() if said.action.risk == "T4" or command.narrowing is not None else None
+        agent = bundle.agent(said.principal.agent.name) if bundle else None
+        tool, _, name = said.action.name.partition(".")
+        return Moment(
+            now=self.clock(),
+            remit_expires_at=remit.expires_at if remit else None,
+            ties=Ties(
+                human_email=remit.human_email if remit else None,
+                agent_owner=agent.owner if agent else None,
+            ),
+            denied=await self.store.blocked(said.remit_id, block_class(said.action)),
+            action=bundle.action(tool, name) if bundle else None,
+        )
 
     async def _note_vote(self, state: ActionState) -> None:
         if isinstance(state.last, ActionApprovalRequested):
@@ -64,7 +83,7 @@ class Votes:
             await self.store.close(state.action_id)
 
     async def deny(self, command: DenyCommand, voter: Voter) -> Reply:
-        """Refuse the action, then block its like for the remit and session."""
+        """Refuse the action, then block its like under the remit."""
         state = await self.ledger.read(command.action_id)
         for _ in range(MAX_REDECISIONS):
             decision = decide_denial(state, command, voter)
@@ -77,7 +96,7 @@ class Votes:
                     state = lost.state
                     continue
             await self._block(state, command, voter)
-            return Reply(status="ok", detail="denied; its like is blocked for this remit and session")
+            return Reply(status="ok", detail="denied; its like is blocked under this remit")
         return unavailable("the action kept moving; ask again with the same key")
 
     async def _block(self, state: ActionState, command: DenyCommand, voter: Voter) -> None:
@@ -93,3 +112,8 @@ class Votes:
         )
         await self.store.block(block)
         await self.store.close(state.action_id)
+
+
+def _blocked(state: ActionState, refused: ActionRefused) -> Reply:
+    reply = decided(state)
+    return reply.model_copy(update={"detail": f"{reply.detail}: {refused.data.detail}"})

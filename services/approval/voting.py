@@ -1,30 +1,36 @@
 """Rules of voting, pure: who may say yes or no to what, and when that is enough.
 
-Bound to the exact arguments, by named and distinct people, never by the one the task is done for.
-Source: design, section 7; dashboard section 2 (Commands).
+Bound to the exact arguments, by named and distinct people, never by the one the task is done for. Who is entitled stands
+in `entitlement`. Source: design, section 7; dashboard section 2 (Commands).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from remit.canonical import digest
 from remit.commands import Reply
-from remit.events import ActionApprovalRequested, ActionApproved, ActionEvaluated, Approved, Vote
+from remit.events import ActionApprovalRequested, ActionApproved, ActionEvaluated, ActionRefused, Approved, Vote
 from remit.ids import event_id
 from remit.reasons import Reason
 from remit.runtime.ledger import Draft
-from services.approval.answers import forbidden, not_waiting, stale
+from services.approval.answers import forbidden, invalid, not_waiting, other_body, stale
 from services.approval.decide import Limits, approval_id, refuse
+from services.approval.entitlement import Ties, not_entitled
 from services.approval.narrowing import narrowing_refusal
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from remit.commands import ApproveCommand, DenyCommand
+    from remit.evaluation.actions import CompiledAction
     from remit.fold import ActionState
     from remit.identity_claims import Person
+    from services.approval.store import Denied
+
+SHOWN_TIERS = frozenset({"T3", "T4"})
+"""Where an approval must name the card it was given for: arguments alone do not tell what else was shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,34 +49,46 @@ class Voter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """When a vote is cast, and until when its remit could hold at all."""
+    """What is known when a vote is cast, beyond the action's own events."""
 
     now: datetime
     remit_expires_at: datetime | None = None
+    ties: Ties = field(default_factory=Ties)
+    denied: Denied | None = None
+    """A denial of the same kind of action under the same remit, given while this one waited."""
+    action: CompiledAction | None = None
+    """The registry's entry, against which a narrowing is checked; None when it is not registered any more."""
 
 
 def decide_vote(
     state: ActionState, command: ApproveCommand, voter: Voter, moment: Moment, limits: Limits
 ) -> Draft | Reply:
-    """Return the approval, the next round while votes are missing, or why this vote does not count."""
-    if _is_repeated(state, voter):
-        return vote_reply(state)
+    """Return the approval, the next round while votes are missing, or why this vote does not count.
+
+    A yes to what somebody denied meanwhile ends the action: the denial stands for every like request of the remit.
+    """
+    repeated = _repeated(state, command, voter)
+    if repeated is not None:
+        return repeated
     request = state.last
     if not isinstance(request, ActionApprovalRequested):
         return not_waiting(state)
     evaluated = state.must(ActionEvaluated)
     refusal = (
         _passed(request, moment.now)
+        or not_entitled(evaluated, request, voter.person, moment.ties)
         or _stale(evaluated, request, command)
-        or _not_entitled(evaluated, request, voter.person)
     )
     if refusal is not None:
         return refusal
+    if moment.denied is not None:
+        detail, by = f"its like was denied: {moment.denied.reason}", moment.denied.by
+        return refuse(evaluated.data, Reason.BLOCKED, detail=detail, by=by, discriminator="blocked")
     human = voter.person.human
     votes = [*request.data.votes, Vote(iss=human.iss, sub=human.sub, at=moment.now)]
     complete = len(votes) >= request.data.quorum
     if command.narrowing is not None:
-        refusal = narrowing_refusal(state, command.narrowing, complete=complete)
+        refusal = narrowing_refusal(state, command.narrowing, complete=complete, action=moment.action)
     if refusal is not None:
         return refusal
     if not complete:
@@ -87,21 +105,14 @@ def _passed(request: ActionApprovalRequested, now: datetime) -> Reply | None:
 def _stale(evaluated: ActionEvaluated, request: ActionApprovalRequested, command: ApproveCommand) -> Reply | None:
     if command.args_digest != evaluated.data.action.args_digest:
         return stale("the arguments are not the ones that were shown; read the action again")
+    if evaluated.data.action.risk in SHOWN_TIERS:
+        for name in ("shown_digest", "version"):
+            if getattr(command, name) is None:
+                return invalid(name, f"at {evaluated.data.action.risk} an approval names the card it is given for")
     if command.shown_digest is not None and command.shown_digest != request.data.shown_digest:
         return stale("the card that was shown is not the one that is asked; read the action again")
     if command.version is not None and command.version != request.data.round:
         return stale(f"the approval is in round {request.data.round}, not {command.version}; read the action again")
-    return None
-
-
-def _not_entitled(evaluated: ActionEvaluated, request: ActionApprovalRequested, person: Person) -> Reply | None:
-    groups = ", ".join(sorted(request.data.approvers))
-    if not person.has(*request.data.approvers):
-        return forbidden(f"approving this needs one of the groups {groups}")
-    if person.human == evaluated.data.principal.human:
-        return forbidden(f"nobody approves what is done for themselves; another person of {groups} must")
-    if any((vote.iss, vote.sub) == (person.human.iss, person.human.sub) for vote in request.data.votes):
-        return forbidden(f"you have voted already; another person of {groups} must")
     return None
 
 
@@ -110,7 +121,7 @@ def _next_round(request: ActionApprovalRequested, votes: list[Vote], voter: Vote
     return Draft(
         event=ActionApprovalRequested,
         data=data,
-        discriminator=f"{data.round}:{voter.fingerprint}",
+        discriminator=_next_key(data.round, voter),
         expirytime=request.expirytime,
     )
 
@@ -136,21 +147,42 @@ def _approved_by_people(
     return Draft(event=ActionApproved, data=data, discriminator=voter.fingerprint)
 
 
-def _is_repeated(state: ActionState, voter: Voter) -> bool:
-    """Return whether this very command is in the chain already; a repeated question gets the same answer."""
-    mine = {
-        event_id(state.action_id, "action.approved", voter.fingerprint),
-        *(
-            event_id(
-                state.action_id,
-                "action.approval_requested",
-                f"{recorded.event.data.round}:{voter.fingerprint}",
-            )
-            for recorded in state.chain
-            if isinstance(recorded.event, ActionApprovalRequested)
-        ),
-    }
-    return any(recorded.event.id in mine for recorded in state.chain)
+def _repeated(state: ActionState, command: ApproveCommand, voter: Voter) -> Reply | None:
+    """Return the answer to a command that is in the chain already; None when it is new.
+
+    One key is one question: with another body it gets no answer that would look like a yes to it.
+    """
+    voted, counted = _counted(state, voter)
+    if counted is None:
+        return None
+    narrowing = counted.data.narrowing if isinstance(counted, ActionApproved) else None
+    same = (
+        command.args_digest == counted.data.action.args_digest
+        and command.narrowing == narrowing
+        and command.shown_digest in {None, counted.data.shown_digest}
+        and command.version in {None, voted}
+    )
+    return vote_reply(state) if same else other_body()
+
+
+def _counted(state: ActionState, voter: Voter) -> tuple[int, ActionApprovalRequested | ActionApproved | None]:
+    """Return the round this very command voted in, and the event that counted it."""
+    round_ = 0
+    for recorded in state.chain:
+        event = recorded.event
+        if isinstance(event, ActionApprovalRequested):
+            if event.id == event_id(state.action_id, "action.approval_requested", _next_key(event.data.round, voter)):
+                return round_, event
+            round_ = event.data.round
+        elif isinstance(event, ActionApproved) and event.id == event_id(
+            state.action_id, "action.approved", voter.fingerprint
+        ):
+            return round_, event
+    return round_, None
+
+
+def _next_key(round_: int, voter: Voter) -> str:
+    return f"{round_}:{voter.fingerprint}"
 
 
 def vote_reply(state: ActionState) -> Reply:
@@ -167,8 +199,9 @@ def decide_denial(state: ActionState, command: DenyCommand, voter: Voter) -> Dra
 
     The `version` of the card is not compared: the denial of an older card is still a denial.
     """
-    if any(r.event.id == event_id(state.action_id, "action.refused", voter.fingerprint) for r in state.chain):
-        return Reply(status="ok", detail="denied")
+    refused = state.find(ActionRefused)
+    if refused is not None and refused.id == event_id(state.action_id, "action.refused", voter.fingerprint):
+        return Reply(status="ok", detail="denied") if refused.data.detail == command.reason else other_body()
     request = state.last
     if not isinstance(request, ActionApprovalRequested):
         return not_waiting(state)

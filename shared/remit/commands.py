@@ -100,9 +100,11 @@ class ApproveCommand(Command):
     action_id: ActionIdText
     args_digest: Digest
     version: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="`round` of the approval request on the card; a later round is `stale`."
+        default=None, description="`round` of the request on the card; a later round is `stale`; needed at T3 and T4."
     )
-    shown_digest: Digest | None = Field(default=None, description="`shown_digest` of the approval request on the card.")
+    shown_digest: Digest | None = Field(
+        default=None, description="`shown_digest` of the approval request on the card; needed at T3 and T4."
+    )
     narrowing: dict[str, JsonValue] | None = Field(
         default=None,
         description="Stricter JSON Schema over the arguments; joined to the grant, never in its place.",
@@ -122,7 +124,7 @@ class NarrowCommand(ApproveCommand):
 
 
 class DenyCommand(Command):
-    """Refuse an action, and block its like for this remit and session."""
+    """Refuse an action, and block its like under this remit."""
 
     name = "deny"
     action_id: ActionIdText
@@ -141,7 +143,7 @@ class RevokeCommand(Command):
     target: str = Field(
         min_length=1,
         max_length=800,
-        description="Id; for agent its SPIFFE id, tool `tool.action`, human `<iss>|<sub>`, global `*`.",
+        description="Id; for agent its SPIFFE id, tool `tool.action` or `tool` (every action), human `<iss>|<sub>`, global `*`.",
     )
     reason: Text
     lift: bool = False

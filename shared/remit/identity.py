@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ import jwt
 from remit.canonical import b64url_decode, strict_loads
 from remit.clock import monotonic
 from remit.commands import MAX_ID_TOKEN
-from remit.errors import CanonicalError, TransientError
+from remit.errors import CanonicalError, ConfigurationError, TransientError
 from remit.identity_claims import IdentityError, Person, TrustedIssuer, is_text, person_of
 from remit.identity_keys import PinnedKey, keys_of
 
@@ -35,6 +35,8 @@ ID_TOKEN_TYPES = frozenset({"jwt"})
 """`typ` of an ID token when present; every other kind names itself (design, standards section 2.4)."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_DOCUMENT_BYTES = 262_144
+FETCH_TIMEOUT_S = 5.0
+"""For both documents together; the client's own timeout counts from byte to byte."""
 
 
 @dataclass(slots=True)
@@ -42,7 +44,7 @@ class _Cache:
     keys: tuple[PinnedKey, ...] = ()
     fetched_at: float | None = None
     tried_at: float | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    fetching: asyncio.Task[None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class _Parts:
 class IdTokenVerifier:
     """Checks ID tokens of the configured issuers, whose keys it fetches over HTTP and keeps for `key_ttl_s`.
 
-    An unknown kid leads to one refetch per `refetch_interval_s`, however many tokens name it.
+    An unknown kid leads to one refetch per `refetch_interval_s`, however many tokens name it. Whoever needs the keys of a
+    running fetch waits for it; a token that the keys at hand verify never does.
     """
 
     def __init__(
@@ -66,8 +69,13 @@ class IdTokenVerifier:
         refetch_interval_s: float = 30.0,
         elapsed: Callable[[], float] = monotonic,
     ) -> None:
-        """Know the issuers; nothing is fetched before the first token."""
-        self._issuers = {issuer.issuer: issuer for issuer in issuers}
+        """Know the issuers; nothing is fetched before the first token.
+
+        Raises:
+            ConfigurationError: one issuer stands there twice, or one of several may give any role.
+
+        """
+        self._issuers = _by_name(issuers)
         self._caches = {name: _Cache() for name in self._issuers}
         self._http, self._key_ttl_s, self._refetch_interval_s = http, key_ttl_s, refetch_interval_s
         self._elapsed = elapsed
@@ -104,30 +112,43 @@ class IdTokenVerifier:
 
     async def _keys(self, issuer: str) -> tuple[PinnedKey, ...]:
         cache = self._caches[issuer]
-        async with cache.lock:
-            if cache.fetched_at is None or self._elapsed() - cache.fetched_at > self._key_ttl_s:
-                await self._fetch(issuer, cache)
-            return cache.keys
+        if cache.fetched_at is None or self._elapsed() - cache.fetched_at > self._key_ttl_s:
+            await self._fetched(issuer, cache)
+        return cache.keys
 
     async def _refetched(self, issuer: str) -> tuple[PinnedKey, ...]:
         cache = self._caches[issuer]
-        async with cache.lock:
-            if cache.tried_at is None or self._elapsed() - cache.tried_at > self._refetch_interval_s:
-                await self._fetch(issuer, cache)
-            return cache.keys
+        due = cache.tried_at is None or self._elapsed() - cache.tried_at > self._refetch_interval_s
+        if due or cache.fetching is not None:
+            await self._fetched(issuer, cache)
+        return cache.keys
+
+    async def _fetched(self, issuer: str, cache: _Cache) -> None:
+        """Wait for the running fetch, or begin one; a caller that gives up does not end it for the others."""
+        if cache.fetching is None:
+            cache.fetching = asyncio.create_task(self._fetch(issuer, cache))
+            cache.fetching.add_done_callback(lambda task: _finish(cache, task))
+        await asyncio.shield(cache.fetching)
 
     async def _fetch(self, issuer: str, cache: _Cache) -> None:
         if cache.fetched_at is None and cache.tried_at is not None and self._elapsed() - cache.tried_at < 1.0:
             raise TransientError(f"the keys of {issuer} could not be fetched a moment ago")
         cache.tried_at = self._elapsed()
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                keys = await self._current(issuer)
+        except TimeoutError:
+            raise TransientError(f"the keys of {issuer} were not there within {FETCH_TIMEOUT_S:g} s") from None
+        cache.keys, cache.fetched_at = keys, self._elapsed()
+
+    async def _current(self, issuer: str) -> tuple[PinnedKey, ...]:
         document = await self._get(f"{issuer.rstrip('/')}/.well-known/openid-configuration", issuer)
         if document.get("issuer") != issuer:
             raise TransientError(f"the discovery document of {issuer} names another issuer")
         jwks_uri = document.get("jwks_uri")
         if not isinstance(jwks_uri, str) or not is_safe_url(jwks_uri):
             raise TransientError(f"the discovery document of {issuer} names no https jwks_uri")
-        keys = keys_of(await self._get(jwks_uri, issuer))
-        cache.keys, cache.fetched_at = keys, self._elapsed()
+        return keys_of(await self._get(jwks_uri, issuer))
 
     async def _get(self, url: str, issuer: str) -> dict[str, Any]:
         if not is_safe_url(url):
@@ -140,6 +161,24 @@ class IdTokenVerifier:
         if response.status_code != HTTPStatus.OK or not isinstance(found, dict):
             raise TransientError(f"{issuer} answered {response.status_code} when asked for its keys")
         return cast("dict[str, Any]", found)
+
+
+def _by_name(issuers: Iterable[TrustedIssuer]) -> dict[str, TrustedIssuer]:
+    given = list(issuers)
+    found = {issuer.issuer: issuer for issuer in given}
+    if len(found) != len(given):
+        raise ConfigurationError("an OpenID issuer is configured twice; list each once, with all its client_ids")
+    for issuer in given:
+        if len(given) > 1 and issuer.allowed_roles is None:
+            # Otherwise whoever runs the least of the providers could make themselves an administrator.
+            raise ConfigurationError(f"issuer {issuer.issuer} needs allowed_roles, because it is not the only one")
+    return found
+
+
+def _finish(cache: _Cache, task: asyncio.Task[None]) -> None:
+    cache.fetching = None
+    if not task.cancelled():
+        task.exception()  # Whoever still waits gets it; nobody waiting is no error.
 
 
 def is_safe_url(url: str) -> bool:

@@ -39,6 +39,9 @@ class TrustedIssuer(BaseModel):
     issuer: str = Field(description="Exactly as in the `iss` claim.")
     client_ids: list[str] = Field(min_length=1, description="Audiences accepted: the dashboard's and the CLI's client.")
     roles_claim: str = "roles"
+    allowed_roles: list[str] | None = Field(
+        default=None, description="Roles this provider may give; others are dropped. Required beside another issuer."
+    )
     require_nonce: bool = Field(default=True, description="ID tokens of a login carry one; access tokens do not.")
 
 
@@ -51,6 +54,8 @@ class Person:
     name: str | None
     authenticated_at: datetime | None
     expires_at: datetime
+    email: str | None = None
+    """Address that the provider does not call unverified; it only ever takes a right away."""
 
     def has(self, *roles: str) -> bool:
         """Return whether the person holds at least one of the roles."""
@@ -79,11 +84,19 @@ def person_of(claims: dict[str, Any], issuer: TrustedIssuer, now: datetime) -> P
     name = claims.get("name")
     return Person(
         human=Human(iss=issuer.issuer, sub=subject),
-        roles=_roles(claims.get(issuer.roles_claim)),
+        roles=_roles(claims.get(issuer.roles_claim), issuer.allowed_roles),
         name=name if isinstance(name, str) else None,
         authenticated_at=_instant(claims.get("auth_time")),
         expires_at=expires_at,
+        email=_email(claims),
     )
+
+
+def _email(claims: dict[str, Any]) -> str | None:
+    found, verified = claims.get("email"), claims.get("email_verified", True)
+    # Some providers spell the boolean as text.
+    unverified = verified is not True and str(verified).lower() != "true"
+    return None if unverified or not isinstance(found, str) or not found.strip() else found.strip().casefold()
 
 
 def _check_audience(claims: dict[str, Any], issuer: TrustedIssuer) -> None:
@@ -117,11 +130,12 @@ def _instant(value: object) -> datetime | None:
         return None
 
 
-def _roles(value: object) -> frozenset[str]:
-    """Return the roles of a list of strings; anything else grants nothing."""
+def _roles(value: object, allowed: list[str] | None) -> frozenset[str]:
+    """Return the roles of a list of strings that the provider may give; anything else grants nothing."""
     if not isinstance(value, list):
         return frozenset()
     entries = cast("list[object]", value)
     if len(entries) > MAX_ROLES or not all(isinstance(entry, str) for entry in entries):
         return frozenset()
-    return frozenset(cast("list[str]", entries))
+    found = frozenset(cast("list[str]", entries))
+    return found if allowed is None else found.intersection(allowed)

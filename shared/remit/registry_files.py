@@ -1,7 +1,7 @@
 """The registry directory: `tools/*.yaml`, `agents.yaml` and `policies/*.cedar` become one `BundleContent`.
 
 A directory is accepted whole or refused whole; a refusal names file, entry, and what was expected there.
-Values may hold `${NAME}`, filled in from the environment after parsing: a value can never become structure.
+Values may hold `${NAME}`, filled in from what the caller allows, after parsing: a value can never become structure.
 Source: design, section 5.
 """
 
@@ -65,7 +65,7 @@ _prepare(_Loader)
 
 
 def load_registry(directory: Path, environment: Mapping[str, str]) -> BundleContent:
-    """Return the content of a registry directory.
+    """Return the content of a registry directory; `environment` holds everything that `${NAME}` may stand for.
 
     Raises:
         BundleError: naming file, entry and what was expected.
@@ -156,7 +156,7 @@ def _expanded(value: object, environment: Mapping[str, str], path: Path) -> obje
 def _variable(name: str, environment: Mapping[str, str], path: Path) -> str:
     found = environment.get(name)
     if found is None:
-        raise BundleError(f"{path}: ${{{name}}} is not set in the environment; export {name} and apply again")
+        raise BundleError(f"{path}: ${{{name}}} is not set; give --set {name}=value or export REMIT_REGISTRY_{name}")
     return found
 
 

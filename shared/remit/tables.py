@@ -41,10 +41,15 @@ stop = _table(
     "control.stop", "kind", "target",
     kind=TEXT, target=TEXT, engaged_at=TIME, reason=TEXT, by_iss=TEXT, by_sub=TEXT,
 )  # fmt: skip
+stop_log = _table(
+    "control.stop_log", "id",
+    id=BIG, at=TIME, kind=TEXT, target=TEXT, change=TEXT, reason=TEXT, by_iss=TEXT, by_sub=TEXT, login=TEXT,
+)  # fmt: skip
+"""Every change of a kill switch, written by trigger and insert-only."""
 remit = _table(
     "control.remit", "remit_id",
     remit_id=TEXT, human_iss=TEXT, human_sub=TEXT, agent_id=TEXT, digest=TEXT, granted_seq=BIG, not_before=TIME,
-    expires_at=TIME, max_calls=INT, ended_at=TIME, ended_reason=TEXT, document=JSON,
+    expires_at=TIME, max_calls=INT, ended_at=TIME, ended_reason=TEXT, document=JSON, human_email=TEXT,
 )  # fmt: skip
 budget = _table(
     "control.budget", "remit_id", "grant_no",

@@ -91,7 +91,7 @@ async def test_quorum_of_two_needs_two_different_people(live: Live) -> None:
     assert (twice.status, "you have voted already" in twice.detail) == ("forbidden", True)
     waiting(await pending.wait(0.3))
     assert await live.calls(pending.action_id) == 0
-    second = await live.approve("otto", pending.action_id)
+    second = await live.approve("otto", pending.action_id, version=2)
     assert (second.status, second.votes, second.detail) == ("ok", 2, "approved")
     assert concluded(await pending.wait(20)).succeeded
     votes = (await live.receipt(pending.action_id))["votes"]
@@ -110,7 +110,8 @@ async def test_nobody_approves_what_is_done_for_themselves(live: Live) -> None:
 async def test_narrowing_must_fit_the_call_and_then_binds_it(live: Live) -> None:
     pending = await asks(live)
     row = await live.asked(pending.action_id)
-    narrow = partial(live.command, "dana", NarrowCommand, action_id=pending.action_id, args_digest=row["args_digest"])
+    card = {"args_digest": row["args_digest"], "shown_digest": row["shown_digest"], "version": row["round"]}
+    narrow = partial(live.command, "dana", NarrowCommand, action_id=pending.action_id, **card)
     tight = await narrow(narrowing={"properties": {"amount": {"maximum": 200}}})
     assert (tight.status, tight.field, "deny instead" in tight.detail) == ("invalid", "narrowing", True)
     assert (await narrow(narrowing={"properties": {"amount": {"maximum": 250}}})).status == "ok"

@@ -16,12 +16,12 @@ from remit.commands import (
     ApproveCommand,
     DenyCommand,
     GrantCommand,
-    Reply,
     ResolveCommand,
     RevokeCommand,
 )
 from remit.events import (
     ActionApprovalRequested,
+    ActionApproved,
     ActionEvaluated,
     ActionExecuted,
     ActionRefused,
@@ -58,8 +58,7 @@ async def asked(on: Stage, remit_id: str, **more: Any) -> str:
     return action
 
 
-async def approve(on: Stage, person: str, action: str, **more: Any) -> Reply:
-    return await on.ask(person, ApproveCommand, action_id=action, args_digest=ARGS, **more)
+approve = Stage.approve
 
 
 async def test_a_bundle_is_put_in_force_whole_by_an_administrator_only(on: Stage) -> None:
@@ -115,28 +114,64 @@ async def test_an_approval_binds_to_arguments_and_to_a_person_who_is_not_the_hum
     request = (await on.read(action)).must(ActionApprovalRequested)
     assert (await approve(on, "emma", action)).status == "forbidden"
     assert (await approve(on, "otto", action)).status == "forbidden"
-    changed = await on.ask("dana", ApproveCommand, action_id=action, args_digest=f.DIGEST)
-    assert changed.status == "stale"
+    assert (await approve(on, "dana", action, args_digest=f.DIGEST)).status == "stale"
+    blind = await on.ask("dana", ApproveCommand, action_id=action, args_digest=ARGS)
+    assert (blind.status, blind.field) == ("invalid", "shown_digest")
     key = fresh_key()
     for _ in range(2):
         reply = await approve(on, "dana", action, key=key, shown_digest=request.data.shown_digest, version=1)
         assert (reply.status, reply.votes) == ("ok", 1), reply
+    other = await approve(on, "dana", action, key=key, narrowing={"properties": {"amount": {"maximum": 100}}})
+    assert (other.status, other.field) == ("invalid", "idempotency_key")
     later = await on.ask("dana", DenyCommand, action_id=action)
     assert (later.status, later.decided_by) == ("decided", on.human("dana"))
     assert await on.value("SELECT count(*) FROM control.pending WHERE action_id = $1", action) == 0
     assert [r.event.short for r in (await on.read(action)).chain].count("approved") == 1
 
 
-async def test_a_denial_blocks_its_like_for_the_session(on: Stage) -> None:
+async def test_a_denial_blocks_its_like_under_the_remit_whatever_the_session_is_called(on: Stage) -> None:
     remit_id = await on.grant()
-    action = await asked(on, remit_id, session="s-1")
+    action, twin = [await asked(on, remit_id, session=f"s-{number}") for number in range(2)]
     assert (await on.ask("dana", DenyCommand, action_id=action, reason="wrong recipient")).status == "ok"
-    again = await on.evaluate(remit_id, Verdict.ASK, session="s-1")
-    await eventually(lambda: on.last(again), "refused")
-    refused = (await on.read(again)).must(ActionRefused).data
-    assert (refused.reason, refused.detail) == (Reason.BLOCKED, "wrong recipient")
-    await asked(on, remit_id, session="s-2")
+    for session, verdict in (("s-0", Verdict.ASK), ("s-2", Verdict.ASK), ("s-3", Verdict.ALLOW)):
+        again = await on.evaluate(remit_id, verdict, session=session)
+        await eventually(lambda again=again: on.last(again), "refused")
+        refused = (await on.read(again)).must(ActionRefused).data
+        assert (refused.reason, refused.detail) == (Reason.BLOCKED, "wrong recipient")
+    late = await approve(on, "sam", twin)
+    assert (late.status, late.decision, late.decided_by) == ("decided", "refused", on.human("dana"))
+    assert "wrong recipient" in late.detail
+    assert (await on.read(twin)).must(ActionRefused).data.reason is Reason.BLOCKED
     await asked(on, remit_id, session="s-1", action={"resource_id": "another"})
+    await asked(on, await on.grant(), session="s-1")
+
+
+async def test_what_is_critical_needs_two_people(on: Stage) -> None:
+    action = await asked(on, await on.grant(), action={"risk": "T4"})
+    first = await approve(on, "dana", action)
+    assert (first.status, first.votes, first.quorum, await on.last(action)) == ("ok", 1, 2, "approval_requested")
+    assert (await approve(on, "dana", action)).status == "forbidden"
+    second = await approve(on, "sam", action)
+    assert (second.status, second.votes, second.detail) == ("ok", 2, "approved")
+    assert [vote.sub for vote in (await on.read(action)).must(ActionApproved).data.votes] == ["dana", "sam"]
+
+
+async def test_a_second_account_with_the_humans_address_is_the_human(on: Stage) -> None:
+    remit_id = await on.grant()
+    await on.pool.execute("UPDATE control.remit SET human_email = 'dana@acme.example' WHERE remit_id = $1", remit_id)
+    action = await asked(on, remit_id)
+    assert "themselves" in (await approve(on, "dana", action)).detail
+    assert (await approve(on, "sam", action)).status == "ok"
+    stored = "SELECT human_email FROM control.remit WHERE remit_id = $1"
+    assert await on.value(stored, await on.grant()) == "emma@acme.example"
+
+
+async def test_a_narrowing_that_limits_nothing_is_not_an_approval(on: Stage) -> None:
+    action = await asked(on, await on.grant())
+    wrong = await approve(on, "dana", action, narrowing={"properties": {"amount": {"maxium": 1}}})
+    assert (wrong.status, wrong.field) == ("invalid", "narrowing.properties.amount.maxium")
+    right = await approve(on, "dana", action, narrowing={"properties": {"amount": {"maximum": 100}}})
+    assert right.status == "ok"
 
 
 async def test_a_race_of_yes_and_no_has_one_decision(on: Stage) -> None:
@@ -274,7 +309,7 @@ async def test_an_unknown_outcome_is_resolved_once_through_the_executors_outbox(
     assert row is not None
     assert (row["service"], row["event_type"], row["discriminator"]) == ("executor", "executed", "1:resolved")
     data = json.loads(row["draft"])["data"]
-    assert (data["outcome"], "log shows it" in data["error"], data["attempt"]) == ("succeeded", True, 1)
+    assert (data["outcome"], "log shows it" in data["finding"], data["attempt"]) == ("succeeded", True, 1)
 
 
 async def _executed_unknown(on: Stage, action: str) -> None:

@@ -55,7 +55,7 @@ class Terminal:
         seed = self.on.environment.keys_dir / "cli" / "nats.nk"
         environment = {
             **os.environ,
-            **self.on.placeholders(),
+            **{f"REMIT_REGISTRY_{name}": value for name, value in self.on.placeholders().items()},
             "NATS_URL": self.on.environment.nats_url,
             "REMIT_CLI_SEED_FILE": str(seed),
             "REMIT_ID_TOKEN_FILE": str(token),
@@ -86,15 +86,22 @@ async def test_a_day_at_the_terminal(on: Stage, tmp_path: Path) -> None:
     action = await on.evaluate(granted["remit_id"], Verdict.ASK)
     await eventually(lambda: on.last(action), "approval_requested")
 
-    digest = f.COMMON["action"].args_digest
-    code, reply, _ = await terminal.run("emma", "approve", action, "--args-digest", digest)
+    await _approvals(terminal, action)
+    code, reply, _ = await terminal.run("emma", "revoke", "remit", granted["remit_id"], "--reason", "done")
+    assert (code, reply["status"]) == (0, "ok")
+
+
+async def _approvals(terminal: Terminal, action: str) -> None:
+    digest, shown = f.COMMON["action"].args_digest, (await terminal.on.card(action))["shown_digest"]
+    card = ("approve", action, "--args-digest", digest, "--shown-digest", shown, "--round", "1")
+    code, reply, _ = await terminal.run("emma", *card)
     assert (code, reply["status"]) == (1, "forbidden")
-    code, reply, _ = await terminal.run("dana", "approve", action, "--args-digest", digest, "--key", "key-00001")
+    code, reply, _ = await terminal.run("dana", "approve", action, "--args-digest", digest)
+    assert (code, reply["status"], reply["field"]) == (1, "invalid", "shown_digest")
+    code, reply, _ = await terminal.run("dana", *card, "--key", "key-00001")
     assert (code, reply["votes"]) == (0, 1)
     code, reply, _ = await terminal.run("dana", "deny", action, "--reason", "too late")
     assert (code, reply["status"], reply["decided_by"]["sub"]) == (1, "decided", "dana")
-    code, reply, _ = await terminal.run("emma", "revoke", "remit", granted["remit_id"], "--reason", "done")
-    assert (code, reply["status"]) == (0, "ok")
 
 
 def _terms(on: Stage) -> dict[str, Any]:

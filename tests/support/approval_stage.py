@@ -20,8 +20,8 @@ from infra.local import key_ring
 from infra.local.environment import Environment
 from infra.local.supervisor import Supervisor
 from remit.clock import now
-from remit.commands import ApplyCommand, Command, GrantCommand, Reply, parse_reply
-from remit.events import ActionEvaluated, ActionProposed, ActionRef, Principal
+from remit.commands import ApplyCommand, ApproveCommand, Command, GrantCommand, Reply, parse_reply
+from remit.events import ActionApprovalRequested, ActionEvaluated, ActionProposed, ActionRef, Principal
 from remit.fold import ActionState
 from remit.ids import action_id, fresh_key
 from remit.registry_files import load_registry
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 REGISTRY = Path(__file__).resolve().parents[2] / "infra" / "demo" / "registry"
 CLIENT = "remit-cli"
+LEDGERS = ("intake", "policy", "approval", "tokens", "executor")
+"""Whose events tests write."""
 
 
 @contextmanager
@@ -77,7 +79,13 @@ class Stage:
     async def ask(self, person: str, command: type[Command], *, key: str | None = None, **fields: Any) -> Reply:
         token = SecretStr(await self.token(person))
         built = command(id_token=token, idempotency_key=key or fresh_key(), **fields)
-        return await self.send(built.subject(), built.to_wire())
+        reply = await self.send(built.subject(), built.to_wire())
+        for _ in range(20):
+            if reply.status != "unavailable":
+                break
+            await asyncio.sleep(0.25)  # a replica reads a new registry within half a second
+            reply = await self.send(built.subject(), built.to_wire())
+        return reply
 
     async def send(self, subject: str, body: bytes) -> Reply:
         return parse_reply((await self.client.request(subject, body, timeout=10)).data)
@@ -110,6 +118,16 @@ class Stage:
         assert reply.status == "ok", reply
         assert reply.remit_id is not None
         return reply.remit_id
+
+    async def card(self, action: str) -> dict[str, Any]:
+        """Return what an approval must name of the request that waits."""
+        request = (await self.read(action)).find(ActionApprovalRequested)
+        card: dict[str, Any] = {"action_id": action, "args_digest": f.COMMON["action"].args_digest}
+        return card | ({"shown_digest": request.data.shown_digest, "version": request.data.round} if request else {})
+
+    async def approve(self, person: str, action: str, **more: Any) -> Reply:
+        """Let a person say yes to the card that waits."""
+        return await self.ask(person, ApproveCommand, **{**await self.card(action), **more})
 
     async def evaluate(self, remit_id: str, verdict: Verdict, *, session: str = "s", **more: Any) -> str:
         """Write proposed and evaluated as intake and policy do; return the action."""
@@ -149,7 +167,7 @@ async def stage(directory: Path, **settings: str) -> AsyncGenerator[Stage]:
         spec = environment.service("approval", {"REMIT_OIDC_ISSUERS": trusted, **settings})
         supervisor = await stack.enter_async_context(Supervisor([spec], scale={"approval": 2}))
         pool = await stack.enter_async_context(asyncpg.create_pool(environment.admin_url, min_size=1, max_size=10))
-        ledgers = {name: await _ledger(stack, environment, name) for name in ("intake", "policy", "tokens", "executor")}
+        ledgers = {name: await _ledger(stack, environment, name) for name in LEDGERS}
         client = await stack.enter_async_context(connected(environment.nats_url, environment.keys_dir, "cli"))
         await asyncio.wait_for(supervisor.ready(), 60)
         yield Stage(environment, supervisor, issuer, pool, client, ledgers)

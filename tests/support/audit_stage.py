@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from infra.postgres.roles import ROLES, apply_roles, role_url
@@ -91,7 +92,8 @@ class AuditStage:
             more = changes if kind == kinds[-1] else {}
             if kind == "tokenized":
                 more = {"exp": int(now().timestamp()) + 60, **more}
-            state = await self.write(state, kind, data_for(kind, state.action_id, key, **more))
+            until = now() + timedelta(minutes=15) if kind == "approval_requested" else None
+            state = await self.write(state, kind, data_for(kind, state.action_id, key, **more), expirytime=until)
         return state
 
     async def resolve(self, state: ActionState, key: str, outcome: str) -> ActionState:

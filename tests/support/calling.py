@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
-from services.executor.calls import Caller
+from services.executor.calls import Caller, Held
 from services.executor.connectors.credentials import EnvironmentCredentials, FileCredentials, FirstOf
 from services.executor.connectors.egress import Egress
 from services.executor.connectors.http import HttpConnector
@@ -14,6 +14,7 @@ from services.executor.connectors.noop import NoopConnector
 from services.executor.decide import Refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from services.executor.decide import Order
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
 SECRET = "s3cr3t-of-the-tool"
 
 
-def caller_in(directory: Path, *, ca_file: Path | None = None) -> Caller:
+async def open_fence(_order: Order, _claim_id: str) -> bool:
+    """Let every call pass."""
+    return True
+
+
+def caller_in(
+    directory: Path,
+    *,
+    ca_file: Path | None = None,
+    fence: Callable[[Order, str], Awaitable[bool]] = open_fence,
+) -> Caller:
     """Return a caller whose credentials `from-file` and `from-env` exist; nothing is remembered between calls."""
     (directory / "from-file").write_text(SECRET + "\n")
     tls = ssl.create_default_context(cafile=ca_file)
@@ -33,7 +44,7 @@ def caller_in(directory: Path, *, ca_file: Path | None = None) -> Caller:
         "mcp": McpConnector(egress, credentials, tls),
         "noop": NoopConnector(),
     }
-    return Caller(connectors, concurrency=4)
+    return Caller(connectors, concurrency=4, fence=fence)
 
 
 async def run(caller: Caller, order: Order) -> Answer | Refuse:
@@ -41,6 +52,6 @@ async def run(caller: Caller, order: Order) -> Answer | Refuse:
     ready = await caller.prepare(order)
     if isinstance(ready, Refuse):
         return ready
-    answer, call = await caller.perform(order, ready, claim_id="clm")
+    answer, call = await caller.perform(order, ready, Held.now(order, "clm"))
     assert call.executed_digest == order.args_digest
     return answer

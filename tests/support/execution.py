@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
+from infra.postgres.roles import ROLES, apply_roles, role_url
 from remit.bundle import BundleContent, ToolEntry
 from remit.canonical import canonical, digest
 from remit.evaluation import CompiledAction, CompiledBundle
 from remit.events import ActionRef, Principal, ToolIdentity
 from remit.fold import ActionState
 from remit.ids import action_id, jti
+from services.executor.claims import ClaimStore
 from services.executor.decide import Order
 from tests.support import factories as f
+from tests.support.postgres import fresh_database
 
 if TYPE_CHECKING:
-    import asyncpg
+    from collections.abc import AsyncGenerator
 
 LOCAL = ["127.0.0.1"]
 ECHO: dict[str, Any] = {
@@ -143,6 +149,39 @@ def tokenized_state(
     return f.grow(
         state, "action.tokenized", f.TOKENIZED.model_copy(update=fields | tokenized), subject=identity, time=now
     )
+
+
+PASSWORDS = dict.fromkeys(ROLES, "secret-of-a-test")
+
+
+@asynccontextmanager
+async def pool_of(url: str, role: str, *, size: int = 20) -> AsyncGenerator[asyncpg.Pool[asyncpg.Record]]:
+    """Log in to a database as one of its roles, which `apply_roles(url, PASSWORDS)` made."""
+    login = role_url(url, role, PASSWORDS[role])
+    async with asyncpg.create_pool(login, min_size=1, max_size=size) as pool:
+        yield pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """A database in which claims of the example remit pass: the owner's connections, and the executor's store as the executor."""
+
+    url: str
+    pool: asyncpg.Pool[asyncpg.Record]
+    store: ClaimStore
+
+
+@asynccontextmanager
+async def claimable(server_url: str) -> AsyncGenerator[Claims]:
+    """Make such a database, with every role's login."""
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(fresh_database(server_url))
+        await apply_roles(url, PASSWORDS)
+        pool = await stack.enter_async_context(asyncpg.create_pool(url, min_size=1, max_size=8))
+        await admit_claims(pool)
+        store = ClaimStore(replica="executor-1", evidence_max_age_s=60.0)
+        store.attach(await stack.enter_async_context(pool_of(url, "remit_executor")))
+        yield Claims(url=url, pool=pool, store=store)
 
 
 async def admit_claims(pool: asyncpg.Pool[asyncpg.Record], *tools: str, max_calls: int = 1000) -> None:

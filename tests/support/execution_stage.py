@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from infra.postgres.roles import apply_roles, role_url
 from remit.bundle import BundleContent
 from remit.bundle_store import BUNDLE_KEY, encode_bundle
 from remit.canonical import canonical, digest_bytes
@@ -51,20 +52,21 @@ ISSUER = "https://remit.example"
 
 @dataclass
 class Tool:
-    """An HTTP tool that counts its effects by idempotency key; `delay_s` makes it slow."""
+    """An HTTP tool that counts its effects by idempotency key; `delay_s` makes it slow, `status` what it says."""
 
     effects: list[str] = field(default_factory=list[str])
     delay_s: float = 0.0
+    status: int = 200
 
     async def answer(self, request: Request) -> JSONResponse:
         self.effects.append(request.headers["idempotency-key"])
         await asyncio.sleep(self.delay_s)
-        return JSONResponse({"ok": True, "apiKey": "leaked"})
+        return JSONResponse({"ok": True, "apiKey": "leaked"}, self.status)
 
 
 @dataclass
 class Stage:
-    """Everything around the executor."""
+    """Everything around the executor, which logs in as its own role; `database_url` is the owner's."""
 
     nats_url: str
     database_url: str
@@ -79,7 +81,7 @@ class Stage:
     def settings(self, **more: Any) -> dict[str, Any]:
         return {
             "nats_url": self.nats_url,
-            "database_url": self.database_url,
+            "database_url": role_url(self.database_url, "remit_executor", x.PASSWORDS["remit_executor"]),
             "jwks_url": self.jwks_url,
             "sweep_s": 0.2,
             "outbox_after_s": 0.3,
@@ -217,9 +219,15 @@ class Stage:
         return event.data
 
 
+def alarms(service: Service, kind: str) -> float:
+    """Return how often a service raised an alarm of a kind."""
+    return service.telemetry.alarms.labels(kind=kind)._value.get()
+
+
 @asynccontextmanager
 async def staged(nats_url: str, database_url: str, keys: Path) -> AsyncGenerator[Stage]:
     """Build the surroundings."""
+    await apply_roles(database_url, x.PASSWORDS)
     ring = KeyRing.parse(json.loads((keys / "tokens" / "token_keys.json").read_text()))
     tool = Tool()
 

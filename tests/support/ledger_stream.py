@@ -12,11 +12,13 @@ from remit.fold import ActionState, RemitState, step
 from remit.ids import action_id, jti
 from remit.ledger_chain import Evidence, admit, evidence_from, genesis, judge_action, judge_remit, link, spelled
 from remit.ledger_proof import LedgerRow
+from remit.projection.event_columns import event_columns
 from remit.runtime.delivery import Inbound
 from tests.support import factories as f
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from pydantic import BaseModel
 
@@ -46,23 +48,26 @@ class StreamWriter:
     def last_seq(self) -> int:
         return len(self.messages)
 
-    def add(self, recorded: Recorded) -> Recorded:
-        """Store one signed event."""
-        self.raw(recorded.signed.subject, recorded.signed.body, recorded.signed.headers())
-        return replace(recorded, seq=self.last_seq)
+    def add(self, recorded: Recorded, at: datetime | None = None) -> Recorded:
+        """Store one signed event; `at` is the broker's time."""
+        self.raw(recorded.signed.subject, recorded.signed.body, recorded.signed.headers(), at=at)
+        return replace(recorded, seq=self.last_seq, stored_at=self.messages[-1].time)
 
-    def raw(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def raw(self, subject: str, body: bytes, headers: dict[str, str] | None = None, at: datetime | None = None) -> None:
         """Store anything at all."""
         seq = self.last_seq + 1
-        at = f.NOW + timedelta(milliseconds=seq)
+        at = at or f.NOW + timedelta(milliseconds=seq)
         self.messages.append(Inbound(subject, body, headers or {}, seq=seq, time=at, stream=self.stream))
 
     def grow(self, state: ActionState, kind: str, key: str, **more: Any) -> ActionState:
-        """Append one valid event to an action; `more` are event attributes, `data` replaces the example."""
+        """Append one valid event to an action; `more` are event attributes, `data` replaces the example, `at` the broker's time."""
         data = more.pop("data", None) or data_for(kind, state.action_id, key)
         place = f.Place(n=len(state.chain) + 1, prev=state.head)
         more.setdefault("time", f.NOW + timedelta(milliseconds=10 * len(state.chain)))
-        recorded = self.add(f.record(f"action.{kind}", data, place=place, subject=state.action_id, **more))
+        if kind == "approval_requested":
+            more.setdefault("expirytime", f.NOW + timedelta(minutes=15))
+        at = more.pop("at", None)
+        recorded = self.add(f.record(f"action.{kind}", data, place=place, subject=state.action_id, **more), at=at)
         state, finding = step(state, recorded, self.last_seq)
         assert finding is None, f"{kind} does not fold: {finding}"
         return state
@@ -99,7 +104,8 @@ class StreamWriter:
 
 def evidence(message: Inbound) -> Evidence:
     """Return a message as the ledger keeps it."""
-    return evidence_from(message.seq or 0, message.subject, message.body, message.headers)
+    assert message.time is not None
+    return evidence_from((message.seq or 0, message.time), message.subject, message.body, message.headers)
 
 
 def chain_heads(messages: Iterable[Inbound], stream: str) -> list[bytes]:
@@ -120,14 +126,8 @@ def rows_of(writer: StreamWriter) -> list[LedgerRow]:
         recorded, code = admit(held, f.TRUST)
         subject_id = f"{message.subject}.".split(".")[1]
         status = _judge(writer.stream, states, subject_id, recorded, held.seq, code)
-        row = LedgerRow(evidence=held, verify_status=status, chain_hash=head)
-        if recorded is not None:
-            event = recorded.event
-            remit_id = event.subject if writer.stream == "REMITS" else event.data.remit_id  # type: ignore[attr-defined]  # actions have it
-            row = replace(
-                row, event_id=event.id, type=event.short, subject_id=event.subject, remit_id=remit_id, n=event.n
-            )
-        rows.append(row)
+        columns = event_columns(writer.stream, held.subject, recorded)
+        rows.append(LedgerRow(evidence=held, verify_status=status, chain_hash=head, columns=columns))
     return rows
 
 

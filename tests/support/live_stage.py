@@ -138,8 +138,8 @@ class Live:
     async def approve(self, person: str, action_id: str, **more: Any) -> Reply:
         """Let a person say yes to what the read model shows."""
         row = await self.asked(action_id)
-        shown = {"args_digest": row["args_digest"], "shown_digest": row["shown_digest"]}
-        return await self.command(person, ApproveCommand, action_id=action_id, **shown, **more)
+        shown = {"args_digest": row["args_digest"], "shown_digest": row["shown_digest"], "version": row["round"]}
+        return await self.command(person, ApproveCommand, action_id=action_id, **{**shown, **more})
 
     async def revoke(self, person: str, kind: str, target: str, *, lift: bool = False) -> Reply:
         """Take back, or release a switch."""

@@ -16,7 +16,7 @@ from tests.support import factories as f
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
 
-    from services.audit.tracking import Tracked
+    from remit.projection.tracking import Tracked
     from tests.support.ledger_stream import StreamWriter
 
 
@@ -56,8 +56,8 @@ async def projection(url: str, *, memory_actions: int = 2_048) -> AsyncGenerator
     def nothing_marked(_: str) -> Collection[str]:
         return ()
 
-    def alarm(_: str) -> None:
-        """Nobody listens here."""
+    def alarm(kind: str) -> None:
+        count(f"alarm {kind}", 1)
 
     pool: Any = await asyncpg.create_pool(url, min_size=1, max_size=2)
     try:
@@ -69,6 +69,7 @@ async def projection(url: str, *, memory_actions: int = 2_048) -> AsyncGenerator
                 evidence=EvidenceStore(fence, alarm=alarm),
                 sensitive=nothing_marked,
                 count=count,
+                alarm=alarm,
                 memory_actions=memory_actions,
             )
             yield Projection(handlers, counted)

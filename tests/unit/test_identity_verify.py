@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from remit.canonical import b64url
-from remit.errors import TransientError
+from remit.errors import ConfigurationError, TransientError
 from remit.identity import IdTokenVerifier
 from remit.identity_claims import IdentityError, TrustedIssuer
 from remit.identity_keys import keys_of
@@ -222,6 +223,108 @@ async def test_a_new_key_is_found_by_one_refetch_an_interval(
     elapsed.at = 31
     assert (await verifier.verify(rotated, now=NOW)).human.sub == "emma"
     assert provider.asked == 2
+
+
+@dataclass
+class SlowProvider(Provider):
+    """Answers only when told to."""
+
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: int = 0
+
+    async def answer_later(self, request: httpx.Request) -> httpx.Response:
+        self.waiting += 1
+        await self.answering.wait()
+        return self.answer(request)
+
+
+def slow_verifier(provider: SlowProvider, elapsed: Elapsed) -> IdTokenVerifier:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(provider.answer_later))
+    return IdTokenVerifier([TrustedIssuer(issuer=ISSUER, client_ids=["cli"])], http=http, elapsed=elapsed)
+
+
+async def test_a_bad_token_and_a_slow_provider_hold_up_nobody_with_a_known_key(elapsed: Elapsed) -> None:
+    provider = SlowProvider()
+    provider.answering.set()
+    verifier = slow_verifier(provider, elapsed)
+    await verifier.verify(token(), now=NOW)
+    provider.answering.clear()
+    elapsed.at = 31
+    bad = asyncio.create_task(verifier.verify(token(header={"kid": "k9"}), now=NOW))
+    await asyncio.sleep(0.01)
+    for _ in range(3):
+        async with asyncio.timeout(0.5):
+            assert (await verifier.verify(token(), now=NOW)).human.sub == "emma"
+    assert not bad.done()
+    provider.answering.set()
+    with pytest.raises(IdentityError):
+        await bad
+
+
+async def test_everybody_who_needs_the_keys_waits_for_one_fetch(elapsed: Elapsed) -> None:
+    provider = SlowProvider()
+    verifier = slow_verifier(provider, elapsed)
+    first, *others = [asyncio.create_task(verifier.verify(token(), now=NOW)) for _ in range(20)]
+    await asyncio.sleep(0.01)
+    first.cancel()  # A client that gives up takes nobody with it.
+    provider.answering.set()
+    found = await asyncio.gather(*others)
+    assert ({person.human.sub for person in found}, provider.asked, provider.waiting) == ({"emma"}, 1, 2)
+
+
+async def test_a_provider_that_never_answers_is_given_up(elapsed: Elapsed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remit.identity.FETCH_TIMEOUT_S", 0.05)
+    with pytest.raises(TransientError, match="within"):
+        await slow_verifier(SlowProvider(), elapsed).verify(token(), now=NOW)
+
+
+OTHER_ISSUER = "https://partner.example"
+
+
+def two_issuers(*allowed: list[str] | None) -> IdTokenVerifier:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(Provider().answer))
+    names = (ISSUER, OTHER_ISSUER)
+    trusted = [
+        TrustedIssuer(issuer=name, client_ids=["cli"], allowed_roles=roles)
+        for name, roles in zip(names, allowed, strict=True)
+    ]
+    return IdTokenVerifier(trusted, http=http)
+
+
+@pytest.mark.parametrize("allowed", [(None, None), (["admin"], None), (None, ["payments"])])
+def test_beside_another_issuer_each_has_a_list_of_roles(allowed: tuple[Any, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="allowed_roles"):
+        two_issuers(*allowed)
+
+
+def test_an_issuer_stands_there_once() -> None:
+    same = TrustedIssuer(issuer=ISSUER, client_ids=["cli"], allowed_roles=["admin"])
+    with pytest.raises(ConfigurationError, match="twice"):
+        IdTokenVerifier([same, same], http=httpx.AsyncClient())
+
+
+async def test_an_issuer_gives_only_the_roles_it_may_give() -> None:
+    found = await two_issuers(["payments"], ["admin"]).verify(token(roles=["admin", "payments"]), now=NOW)
+    assert found.roles == {"payments"}
+
+
+@pytest.mark.parametrize(
+    ("more", "email"),
+    [
+        ({}, None),
+        ({"email": "Emma@Acme.example"}, "emma@acme.example"),
+        ({"email": " emma@acme.example", "email_verified": True}, "emma@acme.example"),
+        ({"email": "emma@acme.example", "email_verified": "true"}, "emma@acme.example"),
+        ({"email": "emma@acme.example", "email_verified": False}, None),
+        ({"email": "emma@acme.example", "email_verified": "false"}, None),
+        ({"email": ["emma@acme.example"]}, None),
+        ({"email": " "}, None),
+    ],
+)
+async def test_an_address_counts_unless_its_provider_calls_it_unverified(
+    verifier: IdTokenVerifier, more: dict[str, Any], email: str | None
+) -> None:
+    assert (await verifier.verify(token(**more), now=NOW)).email == email
 
 
 async def test_without_a_kid_the_key_must_be_beyond_doubt(verifier: IdTokenVerifier, provider: Provider) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from remit.cli import session
 from remit.cli.login import login as run_login
-from remit.cli.output import Json, console, print_json, reports_errors
+from remit.cli.output import Json, console, note, print_json, reports_errors, visible
 from remit.cli.settings import CliSettings
 
 TokenFile = Annotated[
@@ -36,7 +36,7 @@ def login(
     """
     settings = CliSettings()
     if token_file is None:
-        token = run_login(settings, port=port, browser=browser, say=lambda text: typer.echo(text, err=True))
+        token = run_login(settings, port=port, browser=browser, say=note)
     else:
         token = session.load(settings, token_file).token.get_secret_value()
     session.save(token)
@@ -67,4 +67,4 @@ def _show(found: session.Session, *, as_json: bool) -> None:
         return
     for name, value in shown.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        console().print(Text.assemble((f"{name:<12}", "dim"), text))
+        console().print(Text.assemble((f"{name:<12}", "dim"), visible(text)))

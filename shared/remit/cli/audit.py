@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from remit.cli.audit_rows import STREAMS, checkpoint_lines, database, heads, plain, prove, story, stream_reader
+from remit.cli.audit_proof import checkpoint_lines, prove
+from remit.cli.audit_rows import database, heads, plain, story, stream_reader
 from remit.cli.audit_story import print_story
 from remit.cli.output import REFUSED, Json, console, print_json, reports_errors, table
 from remit.cli.settings import CliSettings
@@ -37,6 +38,8 @@ WithStream = Annotated[
     bool, typer.Option("--nats", help="Compare every row with the stream too (NATS_URL, login of audit in --keys).")
 ]
 SHOWN_FINDINGS = 20
+NOT_ANCHORED = 3
+"""Exit code of `verify` when the record is whole as far as it reaches, and nothing says how far it should reach."""
 
 
 @audit_app.command()
@@ -44,28 +47,34 @@ SHOWN_FINDINGS = 20
 def verify(
     *, keys: Keys, checkpoints: Checkpoints = None, with_stream: WithStream = False, as_json: Json = False
 ) -> None:
-    """Recompute everything: signatures, both chains, life cycle, receipts, checkpoints; name the first row that breaks.
+    """Recompute everything: signatures, both chains, life cycle, receipts, checkpoints, read models; name what breaks first.
 
-    Exit code 0: the record is whole. 1: it is not.
+    Exit code 0: the record is whole. 1: it is not. 3: what is there is whole, but it is not anchored: without --checkpoints and
+    without --nats a cut tail cannot be seen.
     """
     proofs = asyncio.run(_verify(keys, checkpoints or [], with_stream=with_stream))
+    is_whole, is_anchored = all(p.is_whole for p in proofs), all(p.anchored_to is not None for p in proofs)
     if as_json:
-        print_json({"whole": all(proof.is_whole for proof in proofs), "streams": [_proof_json(p) for p in proofs]})
+        facts = {"whole": is_whole, "anchored": is_anchored}
+        print_json(facts | {"streams": [_proof_json(p) for p in proofs]})
     else:
         for proof in proofs:
             _print_proof(proof)
-    if not all(proof.is_whole for proof in proofs):
+    if not is_whole:
         raise typer.Exit(REFUSED)
+    if not is_anchored:
+        raise typer.Exit(NOT_ANCHORED)
 
 
 async def _verify(keys: Path, files: list[Path], *, with_stream: bool) -> list[Proof]:
     settings, trust = CliSettings(), load_trust(keys)
     paths = [p for given in files for p in (sorted(given.glob("*.jsonl")) if given.is_dir() else [given])]
+    # Before the snapshot is taken, so that the database knows every checkpoint that a file holds by then.
     checkpoints = [checkpoint for path in paths for checkpoint in checkpoint_lines(path)]
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(database(settings))
         bus = await stack.enter_async_context(stream_reader(settings, keys)) if with_stream else None
-        return [await prove(connection, stream, trust, checkpoints=checkpoints, bus=bus) for stream in STREAMS]
+        return await prove(connection, trust, checkpoints=checkpoints, bus=bus)
 
 
 def _proof_json(proof: Proof) -> dict[str, Any]:
@@ -83,6 +92,7 @@ def _proof_json(proof: Proof) -> dict[str, Any]:
             "open": proof.open_actions,
             "awaiting_receipt": proof.awaiting_receipt,
             "checkpoints": proof.checkpoints,
+            "anchored_to": proof.anchored_to,
             "findings": proof.finding_count,
             "first": {"seq": first.seq, "code": first.code, "detail": first.detail} if first else None,
         }
@@ -101,6 +111,9 @@ def _print_proof(proof: Proof) -> None:
         if proof.stream == "ACTIONS"
         else None,
         "checkpoints": f"{proof.checkpoints} hold",
+        "anchored": "not anchored: a cut tail cannot be seen; give --checkpoints or --nats"
+        if proof.anchored_to is None
+        else f"to sequence {proof.anchored_to}",
         "kept as evidence": ", ".join(f"{number} {status}" for status, number in sorted(kept.items())) or None,
     }
     for name, value in facts.items():

@@ -39,7 +39,12 @@ def approve(  # noqa: PLR0913  (the options of one command)
     args_digest: Annotated[
         str | None, typer.Option(help="Digest of the arguments you looked at; without it you are shown them first.")
     ] = None,
-    shown_digest: Annotated[str | None, typer.Option(help="Digest of the card you looked at.")] = None,
+    shown_digest: Annotated[
+        str | None, typer.Option(help="Digest of the card you looked at; needed at T3 and T4.")
+    ] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", min=1, help="Round of the approval you looked at; needed at T3 and T4.")
+    ] = None,
     narrow: Annotated[
         Path | None, typer.Option(help="YAML or JSON file with a stricter JSON Schema over the arguments.")
     ] = None,
@@ -48,10 +53,11 @@ def approve(  # noqa: PLR0913  (the options of one command)
 ) -> None:
     """Approve one call, with exactly the arguments you saw.
 
-    With DATABASE_URL the call is shown and you are asked; without it, give the --args-digest of what you saw elsewhere.
+    With DATABASE_URL the call is shown and you are asked; without it, give --args-digest (at T3 and T4 also --shown-digest
+    and --round) of what you saw elsewhere.
     Nobody approves what is done for themselves, and a quorum needs different people.
     """
-    fields: dict[str, Any] = {"args_digest": args_digest, "shown_digest": shown_digest}
+    fields: dict[str, Any] = {"args_digest": args_digest, "shown_digest": shown_digest, "version": round_}
     if args_digest is None:
         fields = _look(action_id, as_json=as_json)
     fields["action_id"] = action_id
@@ -86,7 +92,7 @@ def deny(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Refuse one call; its like is then blocked for this remit and session."""
+    """Refuse one call; its like is then blocked under this remit."""
     ask(DenyCommand, key=key, as_json=as_json, action_id=action_id, reason=reason)
 
 

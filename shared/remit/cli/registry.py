@@ -20,23 +20,31 @@ if TYPE_CHECKING:
     from remit.bundle import BundleContent
 
 
+PREFIX = "REMIT_REGISTRY_"
+"""Only variables meant for it reach the bundle: a registry file could otherwise publish any secret of the environment."""
+
+
 @reports_errors
-def apply(
+def apply(  # noqa: PLR0913  (the options of one command)
     directory: Annotated[Path, typer.Argument(help="Holds `tools/*.yaml`, `agents.yaml` and `policies/*.cedar`.")],
     *,
     check: Annotated[bool, typer.Option("--check", help="Check here, change nothing.")] = False,
     base: Annotated[
         int | None, typer.Option(help="Replace only this version; without it, whichever is in force.")
     ] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fill in ${NAME}; may be repeated.")
+    ] = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Put tools, agents and policies in force, whole or not at all (role admin).
 
-    `${NAME}` in the YAML files is filled in from the environment; a missing variable is an error that names it and the
-    file. Approval compiles the bundle again, signs it, and services follow within seconds. --check needs no server.
+    `${NAME}` in the YAML files is filled in from `--set NAME=value`, else from the environment variable
+    REMIT_REGISTRY_NAME, and from nothing else; a missing one is an error that names it and the file. Approval compiles the
+    bundle again, signs it, and services follow within seconds. --check needs no server.
     """
-    content = load_registry(directory, os.environ)  # noqa: TID251  (placeholders name arbitrary variables)
+    content = load_registry(directory, _placeholders(values or []))
     if check:
         _check(content, as_json=as_json)
         return
@@ -45,6 +53,23 @@ def apply(
     if base is None and reply.status == "stale" and reply.bundle_version is not None:
         reply = _send(settings, content, base=reply.bundle_version, key=key)
     show_reply(reply, as_json=as_json, key=key)
+
+
+def _placeholders(values: list[str]) -> dict[str, str]:
+    """Return what may be filled in, by name.
+
+    Raises:
+        CliError: a value is not of the form NAME=value.
+
+    """
+    environment = os.environ  # noqa: TID251  (the names are the registry's own)
+    found = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
+    for given in values:
+        name, equals, value = given.partition("=")
+        if not equals or not name:
+            raise CliError(f"--set {given}: expected NAME=value")
+        found[name] = value
+    return found
 
 
 def _send(settings: CliSettings, content: BundleContent, *, base: int, key: str) -> Reply:

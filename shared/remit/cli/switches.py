@@ -13,7 +13,7 @@ from remit.commands import RevokeCommand, RevokeKind
 Target = Annotated[
     str,
     typer.Argument(
-        help="Action id, remit id, SPIFFE id of an agent, `tool.action`, `<iss>|<sub>` of a human, or `*` for global.",
+        help="Action id, remit id, SPIFFE id of an agent, `tool.action` or `tool`, `<iss>|<sub>` of a human, or `*` for global.",
         show_default=False,
     ),
 ]

@@ -18,6 +18,7 @@ from remit.evaluation import CompiledBundle
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from remit.bundle import Manifest
     from remit.envelope import TrustedKey
     from remit.runtime.bus import Bus
     from remit.runtime.telemetry import Telemetry
@@ -32,7 +33,7 @@ async def read_value(bus: Bus, key: str) -> tuple[bytes, int] | None:
 
 
 class BundleReader:
-    """Keeps the newest valid bundle; an invalid one is refused whole and the old one stays."""
+    """Keeps the newest valid bundle; an invalid one is refused whole, and what is in force grows old meanwhile."""
 
     def __init__(
         self, *, bus: Bus, trust: Mapping[str, TrustedKey], telemetry: Telemetry, poll_s: float, stale_s: float
@@ -41,6 +42,8 @@ class BundleReader:
         self._bus, self._trust, self._telemetry = bus, trust, telemetry
         self._poll_s, self._stale_s = poll_s, stale_s
         self._current: CompiledBundle | None = None
+        self._newest: Manifest | None = None
+        """The highest version that approval's signature was seen on, whether or not it could be adopted."""
         self._read_at = 0.0
         self._revision = 0
 
@@ -58,38 +61,48 @@ class BundleReader:
         return self._current
 
     async def refresh(self) -> None:
-        """Read once; keep what is in force when the new one is missing, unsigned, older or invalid."""
+        """Read once; what is missing, unsigned, older or invalid is refused and looked at again the next time.
+
+        Only a bundle that may be in force renews the age of what is in force.
+        """
         found = await read_value(self._bus, "bundle")
         if found is None:
             return
         value, revision = found
         if revision != self._revision:
-            await self._adopt(value)
+            try:
+                await self._adopt(value)
+            except BundleError as error:
+                self._telemetry.alarms.labels(kind="bundle_refused").inc()
+                log.error("bundle refused, the old one stays until it is too old", detail=str(error))  # noqa: TRY400  (no stack needed)
+                return
             self._revision = revision
         self._read_at = monotonic()
 
     async def _adopt(self, value: bytes) -> None:
-        try:
-            compiled = await self._load(value)
-        except BundleError as error:
-            self._telemetry.alarms.labels(kind="bundle_refused").inc()
-            log.error("bundle refused, the old one stays in force", detail=str(error))  # noqa: TRY400  (no stack needed)
-            return
-        self._current = compiled
-        self._telemetry.bundle_version.set(compiled.version)
-        log.info("bundle in force", version=compiled.version, digest=compiled.digest)
-
-    async def _load(self, value: bytes) -> CompiledBundle:
         manifest = decode_manifest(value, self._trust)
-        if self._current is not None and manifest.version < self._current.version:
-            raise BundleError(f"bundle version {manifest.version} is older than {self._current.version} in force")
+        self._refuse_older(manifest)
+        self._newest = manifest
         parts: list[bytes] = []
         for name in manifest.parts:
             part = await read_value(self._bus, f"part.{name}")
             if part is None:
                 raise BundleError(f"bundle version {manifest.version}: part {name[:12]} is missing")
             parts.append(part[0])
-        return CompiledBundle.compile(assemble(manifest, parts), version=manifest.version)
+        compiled = CompiledBundle.compile(assemble(manifest, parts), version=manifest.version)
+        self._refuse_older(manifest)  # another refresh may have seen a newer one meanwhile
+        self._current = compiled
+        self._telemetry.bundle_version.set(manifest.version)
+        log.info("bundle in force", version=manifest.version, digest=compiled.digest)
+
+    def _refuse_older(self, manifest: Manifest) -> None:
+        newest = self._newest
+        if newest is None or manifest.version > newest.version:
+            return
+        if manifest.version < newest.version:
+            raise BundleError(f"bundle version {manifest.version} is older than version {newest.version} seen before")
+        if manifest.content_digest != newest.content_digest:
+            raise BundleError(f"bundle version {manifest.version} was seen with another content before")
 
     async def poll(self) -> None:
         """Refresh for ever; failures leave the age growing until everything is denied."""

@@ -26,6 +26,8 @@ TIMEOUT_S = 5.0
 CONFLICT_CODES = frozenset({10071, 10164})
 """Wrong last sequence; the same while the winner's write is still in flight on three nodes."""
 NOT_FOUND_CODE = 10037
+NOT_UNDERSTOOD_PAUSE_S = 5.0
+"""Half the time in which a changed key file reaches every replica (`trust.LOOK_EVERY_S`)."""
 FORBIDDEN_EXTRAS = frozenset({10111, 10166, 10188})
 """Rollup, TTL and schedule headers refused: a bug or an attack, never something to retry."""
 
@@ -36,6 +38,13 @@ class ConflictError(RemitError):
 
 class UnknownOutcomeError(TransientError):
     """No answer: the append may or may not be stored; repeat the same bytes."""
+
+
+class NotUnderstoodError(TransientError):
+    """A stored event may say something that this replica cannot read yet: a kid or a contract newer than its own.
+
+    Passing over it as over junk would let a revocation go unnoticed, so whoever asks has to wait.
+    """
 
 
 @dataclass(frozen=True, slots=True)

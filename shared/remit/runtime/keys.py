@@ -29,6 +29,7 @@ from nacl.signing import SigningKey, VerifyKey
 from remit.canonical import b64url, b64url_decode, canonical
 from remit.envelope import Signer, TrustedKey
 from remit.errors import CanonicalError, ConfigurationError
+from remit.runtime.trust import TrustRing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,14 +42,16 @@ P256_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """The verified key file; `executor_x25519` is the raw public key that tokens are sealed to."""
+    """The verified key file; `executor_x25519` is the raw public key that tokens are sealed to.
+
+    `checkpoint_keys` are by kid, the retired ones included: what they signed must stay provable.
+    """
 
     environment: str
     keys: Mapping[str, TrustedKey]
     executor_x25519: bytes
     executor_jkt: str
-    checkpoint_kid: str
-    checkpoint_key: VerifyKey
+    checkpoint_keys: Mapping[str, VerifyKey]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +61,7 @@ class ServiceKeys:
     nkey_seed: str = field(repr=False)
     signer: Signer = field(repr=False)
     environment: Trust = field(repr=False)
-
-    @property
-    def trust(self) -> Mapping[str, TrustedKey]:
-        """Event keys by kid."""
-        return self.environment.keys
+    trust: TrustRing = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +110,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not a JSON object; restore it from a copy") from None
 
 
-def load_document(directory: Path) -> dict[str, Any]:
+def read_root(directory: Path) -> VerifyKey:
+    """Return the root's public key, which nothing vouches for but the directory's own permissions.
+
+    Raises:
+        ConfigurationError: the file is missing or misspelt.
+
+    """
+    try:
+        return VerifyKey(b64url_decode(read(directory / ROOT_FILE)))
+    except (CanonicalError, ValueError):
+        raise ConfigurationError(f"{directory / ROOT_FILE} is not a base64url Ed25519 key; restore it") from None
+
+
+def load_document(directory: Path, *, root: VerifyKey | None = None) -> dict[str, Any]:
     """Return the key file's JSON after checking the root's signature over its exact bytes.
 
     Raises:
@@ -119,8 +131,8 @@ def load_document(directory: Path) -> dict[str, Any]:
 
     """
     text, signature = read(directory / TRUST_FILE), read(directory / SIGNATURE_FILE)
+    root = root or read_root(directory)
     try:
-        root = VerifyKey(b64url_decode(read(directory / ROOT_FILE)))
         root.verify(text.encode(), b64url_decode(signature))
         return json.loads(text)
     except (BadSignatureError, CanonicalError, ValueError):
@@ -130,14 +142,14 @@ def load_document(directory: Path) -> dict[str, Any]:
         ) from None
 
 
-def load_trust(directory: Path) -> Trust:
-    """Return the verified key file.
+def load_trust(directory: Path, *, root: VerifyKey | None = None) -> Trust:
+    """Return the verified key file; `root` insists on a root key that was read before.
 
     Raises:
         ConfigurationError: the signature does not fit, or the content is not a key file.
 
     """
-    document = load_document(directory)
+    document = load_document(directory, root=root)
     try:
         keys = [_trusted(row) for row in document["keys"]]
         return Trust(
@@ -145,11 +157,20 @@ def load_trust(directory: Path) -> Trust:
             keys={key.kid: key for key in keys},
             executor_x25519=b64url_decode(document["executor"]["x25519"]),
             executor_jkt=document["executor"]["jkt"],
-            checkpoint_kid=document["checkpoint"]["kid"],
-            checkpoint_key=VerifyKey(b64url_decode(document["checkpoint"]["public_key"])),
+            checkpoint_keys={
+                row["kid"]: VerifyKey(b64url_decode(row["public_key"]))
+                for row in (*document.get("checkpoints", ()), document["checkpoint"])
+            },
         )
     except (KeyError, TypeError, CanonicalError) as error:
         raise ConfigurationError(f"{directory / TRUST_FILE} is not a key file: {type(error).__name__}") from None
+
+
+def load_ring(directory: Path) -> TrustRing:
+    """Return the event keys as they change; the root is the one of now, so a replaced root needs a restart."""
+    root = read_root(directory)
+    files = (directory / TRUST_FILE, directory / SIGNATURE_FILE)
+    return TrustRing(files, lambda: load_trust(directory, root=root).keys)
 
 
 def _trusted(row: dict[str, Any]) -> TrustedKey:
@@ -185,6 +206,7 @@ def load_service_keys(directory: Path, service: str) -> ServiceKeys:
         nkey_seed=read(directory / service / "nats.nk"),
         signer=load_signer(directory, service),
         environment=load_trust(directory),
+        trust=load_ring(directory),
     )
     if keys.signer.kid not in keys.trust:
         raise ConfigurationError(f"kid {keys.signer.kid} of {service} is not in {TRUST_FILE}; nobody would believe it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from remit.envelope import (
     CHAIN_HEADER,
+    NOT_UNDERSTOOD,
     Recorded,
     Signed,
     Signer,
@@ -24,10 +25,19 @@ from remit.envelope import (
     verify,
 )
 from remit.errors import EnvelopeError, TransientError
-from remit.fold import ActionState, RemitState, junk, may_follow, step
-from remit.runtime.bus import Bus, ConflictError
+from remit.fold import ActionState, RemitState, could_follow, junk, may_follow, step
+from remit.runtime.bus import NOT_UNDERSTOOD_PAUSE_S, Bus, ConflictError, NotUnderstoodError, Stored
 from remit.runtime.remit_ledger import RemitLedger, pause
-from remit.runtime.sealing import CARRIES_CHAIN, FACTS, Draft, Place, Sealer, Superseded, SupersededRemit
+from remit.runtime.sealing import (
+    CARRIES_CHAIN,
+    FACTS,
+    Draft,
+    OversizeError,
+    Place,
+    Sealer,
+    Superseded,
+    SupersededRemit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +46,7 @@ if TYPE_CHECKING:
     from remit.events import ActionEvent
     from remit.runtime.telemetry import Telemetry
 
-__all__ = ["CARRIES_CHAIN", "FACTS", "Draft", "Ledger", "Superseded", "SupersededRemit"]
+__all__ = ["CARRIES_CHAIN", "FACTS", "Draft", "Ledger", "OversizeError", "Superseded", "SupersededRemit"]
 
 MAX_CHAIN_HEADER = 49_152
 """Above this the predecessors stay out of the message and the consumer reads them: 64 KiB is the stream's limit."""
@@ -54,20 +64,30 @@ class Ledger:
         self._remits = RemitLedger(bus=bus, sealer=self._sealer, trust=trust, telemetry=telemetry)
 
     async def read(self, action_id: str) -> ActionState:
-        """Fold every event of an action by leader reads; what cannot be believed is counted and passed over."""
+        """Fold every event of an action by leader reads; what cannot be believed is counted and passed over.
+
+        Raises:
+            NotUnderstoodError: an event that might follow is signed or spelled in a way this replica does not know yet.
+
+        """
         state = ActionState(action_id=action_id)
         subject = f"action.{action_id}.>"
         while True:
             stored = await self._bus.leader_read("ACTIONS", {"seq": state.last_seq + 1, "next_by_subj": subject})
             if stored is None:
                 return state
-            try:
-                signed = signed_from(stored.subject, stored.body, stored.headers)
-                recorded = verify(signed, self._trust, seq=stored.seq, stored_at=stored.time)
-                state, _ = step(state, recorded, stored.seq)
-            except EnvelopeError as error:
-                self._telemetry.invalid_events.labels(code=error.code).inc()
-                state = junk(state, stored.seq)
+            state = self._fold(state, stored)
+
+    def _fold(self, state: ActionState, stored: Stored) -> ActionState:
+        try:
+            signed = signed_from(stored.subject, stored.body, stored.headers)
+            recorded = verify(signed, self._trust, seq=stored.seq, stored_at=stored.time)
+        except EnvelopeError as error:
+            self._telemetry.invalid_events.labels(code=error.code).inc()
+            if error.code in NOT_UNDERSTOOD and could_follow(state.last, event_class(stored.subject)):
+                raise NotUnderstoodError(str(error), retry_after_s=NOT_UNDERSTOOD_PAUSE_S) from None
+            return junk(state, stored.seq)
+        return step(state, recorded, stored.seq)[0]
 
     async def state_at(
         self,
@@ -81,24 +101,33 @@ class Ledger:
         """Build the action's state from one message and the predecessors it carries.
 
         With `verify_chain` every predecessor's signature is checked (where authority is made); otherwise the signed
-        `prev` digests bind them. Returns None when the event is not part of the action's valid chain.
+        `prev` digests bind them. The header itself is unsigned: where it does not fit, the leader is read instead.
+        Returns None when the event is not part of the action's valid chain.
 
         Raises:
             EnvelopeError: the message itself may not be believed.
+            NotUnderstoodError: as in `read`.
 
         """
         current = verify(signed, self._trust, seq=seq, stored_at=stored_at)
-        action_id = current.event.subject
-        carried = unpack_chain(chain_header, root="action", subject_id=action_id) if chain_header else ()
-        if len(carried) != current.event.n - 1:
-            return self._member(await self.read(action_id), current)
-        state = ActionState(action_id=action_id)
-        for raw in carried:
-            state, finding = step(state, self._predecessor(raw, verify_chain=verify_chain), 0)
-            if finding is not None:
-                return self._member(await self.read(action_id), current)
-        state, finding = step(state, current, seq)
-        return state if finding is None else self._member(await self.read(action_id), current)
+        before = self._carried(current, chain_header or "", verify_chain=verify_chain)
+        if before is not None:
+            state, finding = step(before, current, seq)
+            if finding is None:
+                return state
+        return self._member(await self.read(current.event.subject), current)
+
+    def _carried(self, current: Recorded, header: str, *, verify_chain: bool) -> ActionState | None:
+        state = ActionState(action_id=current.event.subject)
+        try:
+            for raw in unpack_chain(header, root="action", subject_id=state.action_id):
+                state, finding = step(state, self._predecessor(raw, verify_chain=verify_chain), 0)
+                if finding is not None:
+                    return None
+        except EnvelopeError as error:
+            self._telemetry.invalid_events.labels(code=error.code).inc()
+            return None
+        return state
 
     def _predecessor(self, raw: Signed, *, verify_chain: bool) -> Recorded:
         if verify_chain:
@@ -116,6 +145,8 @@ class Ledger:
 
         Raises:
             Superseded: a decision lost the race, or may not follow what is there.
+            OversizeError: the event does not fit into the stream.
+            NotUnderstoodError: as in `read`; the append may be stored, and repeating it is safe.
             ConfigurationError: this service may not write that type.
 
         """
@@ -189,6 +220,8 @@ class Ledger:
         while True:
             try:
                 return await self.read(action_id)
+            except NotUnderstoodError:
+                raise
             except TransientError:
                 attempt += 1
                 await asyncio.sleep(pause(attempt))

@@ -22,7 +22,7 @@ DOWN = (
 COMMAND_TIMEOUT_S = 10.0
 
 
-class Stateless(asyncpg.Connection[asyncpg.Record]):
+class Stateless(asyncpg.Connection):  # type: ignore[type-arg]  # generic in its stubs only
     """A connection that keeps nothing between uses: no session settings, no session locks, no listeners.
 
     asyncpg otherwise resets every connection that goes back to the pool: one more round trip for each statement.

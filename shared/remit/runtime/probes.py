@@ -6,20 +6,21 @@ A deleted or rewritten consumer makes a pull subscriber spin in silence, so the 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from remit.clock import monotonic
 from remit.errors import TransientError
 from remit.runtime.streams import config_hash, consumer_spec
-from remit.runtime.watchdog import Exit, Vitals, die
+from remit.runtime.watchdog import Exit, die
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from remit.pipeline import ServiceRow
     from remit.runtime.bus import Bus
+    from remit.runtime.watchdog import Flow, Vitals
 
 log = structlog.get_logger("remit.probes")
 
@@ -63,33 +64,39 @@ class Probes:
 
     async def wait_for_consumers(self) -> None:
         """Block until every consumer of this service is provisioned as expected, saying what is missing."""
-        said = False
+        said: str | None = None
         while True:
             problem = await self._first_problem()
             if problem is None:
                 self._checked_at = monotonic()
                 return
-            if not said:
+            if problem != said:
                 log.warning("waiting for streams", detail=problem, remedy="run `python -m infra.provision`")
-                said = True
+                said = problem
             await asyncio.sleep(1.0)
 
     async def run(self) -> None:
         """Probe for ever; a missing or drifted consumer ends the process."""
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
-            try:
-                problem = await self._first_problem()
-            except TransientError as error:
-                log.warning("probe without an answer", detail=str(error))
-            else:
-                if problem is not None:
-                    die(Exit.CONSUMER_DRIFT, problem)
-                self._checked_at = monotonic()
-            await self._probe_postgres()
+            await self.probe()
+
+    async def probe(self) -> None:
+        """Look once."""
+        try:
+            problem = await self._first_problem()
+        except TransientError as error:
+            log.warning("probe without an answer", detail=str(error))
+            # What an older probe saw says nothing about now.
+            for flow in self._service.vitals.flows.values():
+                flow.starving_since = None
+        else:
+            if problem is not None:
+                die(Exit.CONSUMER_DRIFT, problem)
+            self._checked_at = monotonic()
+        await self._probe_postgres()
 
     async def _first_problem(self) -> str | None:
-        starving = False
         for consumption in self._service.row.consumes:
             name = f"{consumption.durable} of {consumption.stream}"
             try:
@@ -102,11 +109,30 @@ class Probes:
                 return f"consumer {name} does not exist"
             if config_hash(info["config"]) != consumer_spec(consumption.stream, consumption.durable).hash:
                 return f"consumer {name} is not configured as provisioned"
-            busy = info["num_ack_pending"] >= self._workers
-            starving = starving or (info["num_pending"] > 0 and not info.get("paused") and not busy)
-        self._service.vitals.starving = starving
+            self._note(self._service.vitals.flow(consumption.name), info)
         return None
+
+    def _note(self, flow: Flow, info: Mapping[str, Any]) -> None:
+        if flow.in_flight >= self._workers or not waits_for_us(info, in_flight=flow.in_flight):
+            flow.starving_since = None
+        elif flow.starving_since is None:
+            flow.starving_since = monotonic()
 
     async def _probe_postgres(self) -> None:
         if self._postgres is not None and await self._postgres():
             self._postgres_ok_at = monotonic()
+
+
+def waits_for_us(info: Mapping[str, Any], *, in_flight: int) -> bool:
+    """Return whether a `CONSUMER.INFO` answer shows messages that a process with free handlers should be getting. Pure.
+
+    `in_flight` are its own. New messages wait unless the durable is paused or has as many unacknowledged ones as it may.
+    Unacknowledged ones of nobody are due again, but they may as well be slow work of another replica: that tells only when no
+    pull request waits, though this process should have one there.
+    """
+    if info.get("paused"):
+        return False
+    unacknowledged = info["num_ack_pending"]
+    full = unacknowledged >= info["config"].get("max_ack_pending", float("inf"))
+    nobody_asks = not info.get("num_waiting")
+    return (info["num_pending"] > 0 and not full) or (unacknowledged > in_flight and nobody_asks)

@@ -18,7 +18,7 @@ import structlog
 from remit.clock import monotonic
 from remit.errors import ConfigurationError
 from remit.runtime import http
-from remit.runtime.subscriptions import answer_requests
+from remit.runtime.requests import Responder
 from remit.runtime.telemetry import configure_logs
 from remit.runtime.watchdog import Exit, Watchdog, die
 
@@ -87,8 +87,8 @@ class Runner:
         for factory in service.start_hooks:
             await factory()
         await service.broker.start()
-        for subject, handler in service.answered:
-            await answer_requests(service.client, subject, handler, service=service.name)
+        for answer in service.answered:
+            await Responder(service.client, answer, service.telemetry).listen(service.name)
         for name, factory in service.tasks:
             self._spawn(name, factory)
         # What lives now lives for ever: the collector need not look at it again (design, speed).

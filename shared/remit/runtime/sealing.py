@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remit.clock import now
-from remit.envelope import Recorded, Signer, seal, source_of
-from remit.errors import ConfigurationError, RemitError
+from remit.envelope import MAX_EVENT_BYTES, Recorded, Signer, seal, source_of
+from remit.errors import ConfigurationError, PermanentError, RemitError
 from remit.events import (
     ActionApproved,
-    ActionAudited,
     ActionEvaluated,
     ActionExecuted,
     ActionTokenized,
@@ -24,13 +23,14 @@ from remit.events import (
 from remit.ids import event_id
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from pydantic import BaseModel
 
     from remit.fold import ActionState, RemitState
 
-FACTS: frozenset[type[Event]] = frozenset({ActionExecuted, ActionAudited, RemitExhaustedEvent})
+FACTS: frozenset[type[Event]] = frozenset({ActionExecuted, RemitExhaustedEvent})
 """True whatever the race; everything else is a decision."""
 CARRIES_CHAIN: frozenset[type[Event]] = frozenset({ActionEvaluated, ActionApproved, ActionTokenized})
 """Events whose consumer needs the whole action; the others are read one by one or are terminal."""
@@ -67,6 +67,10 @@ class SupersededRemit(RemitError):  # noqa: N818  (a signal in the design's word
         """Carry the refolded state."""
         super().__init__(f"remit {state.remit_id} moved on")
         self.state = state
+
+
+class OversizeError(PermanentError):
+    """The sealed event would be larger than the stream takes; nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,12 @@ class Sealer:
         return seal(event, subject=subject_of(draft.event, place.subject_id), signer=self.signer)
 
     def headers(self, recorded: Recorded, expected: int) -> dict[str, str]:
-        """Return the event's headers with the compare-and-set on everything stored for its action or remit."""
+        """Return the event's headers with the compare-and-set on everything stored for its action or remit.
+
+        Raises:
+            OversizeError: event and headers do not fit together.
+
+        """
         root, subject_id, _ = recorded.signed.subject.split(".")
         headers = recorded.signed.headers()
         headers["Nats-Msg-Id"] = self.signer.message_id(recorded.event.id)
@@ -126,4 +135,12 @@ class Sealer:
         headers["Nats-Expected-Last-Subject-Sequence-Subject"] = f"{root}.{subject_id}.>"
         if recorded.event.traceparent:
             headers["traceparent"] = recorded.event.traceparent
+        size = wire_size(recorded.signed.body, headers)
+        if size > MAX_EVENT_BYTES:
+            raise OversizeError(f"event on {recorded.signed.subject} has {size} bytes, limit {MAX_EVENT_BYTES}")
         return headers
+
+
+def wire_size(body: bytes, headers: Mapping[str, str]) -> int:
+    """Return the bytes of a message as the broker counts them against `max_msg_size`: headers and body."""
+    return len(body) + len("NATS/1.0\r\n\r\n") + sum(len(f"{k}: {v}\r\n".encode()) for k, v in headers.items())

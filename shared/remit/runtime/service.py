@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,18 @@ from remit.pipeline import BY_NAME, Consumption
 from remit.reasons import Reason, Stage
 from remit.runtime.bundles import BundleReader, read_value
 from remit.runtime.bus import Bus
-from remit.runtime.delivery import ActionHandler, Engine, EventHandler, Inbound, RawHandler
+from remit.runtime.delivery import Engine
 from remit.runtime.keys import ServiceKeys, load_service_keys
 from remit.runtime.ledger import Draft, Ledger
+from remit.runtime.letters import MAX_BODY
 from remit.runtime.probes import Probes
+from remit.runtime.requests import Admission, Answer, Answerer
 from remit.runtime.runner import Runner
-from remit.runtime.subscriptions import Answerer, Pull, announce, build_broker, subscribe
+from remit.runtime.subscriptions import Pull, announce, build_broker, subscribe
 from remit.runtime.telemetry import Telemetry
 from remit.runtime.watchdog import Exit, Vitals, die
+from remit.runtime.wire_guard import guard
+from remit.runtime.work import ActionHandler, ActionWork, EventHandler, RawHandler, event_work, raw_work
 
 if TYPE_CHECKING:
     import asyncpg
@@ -30,10 +35,13 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from remit.fold import ActionState
+    from remit.runtime.inbound import Inbound
     from remit.runtime.settings import ServiceSettings
 
 log = structlog.get_logger("remit.service")
 
+LATE_ANSWER = re.compile(r'permissions violation for publish to "(_r_|_ibx)\.', re.IGNORECASE)
+"""Publishing to somebody else's inbox is allowed once per request and for a while only (`allow_responses`)."""
 Factory = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -75,6 +83,7 @@ class Service:
         self._client: Client | None = None
         self.bus = Bus(self)
         self.trust, self.signer = self.keys.trust, self.keys.signer
+        self.trust.on_refused = self._on_trust_refused
         self.ledger = Ledger(
             bus=self.bus, signer=self.signer, trust=self.trust, tenant=settings.tenant, telemetry=self.telemetry
         )
@@ -82,23 +91,17 @@ class Service:
             bus=self.bus, trust=self.trust, telemetry=self.telemetry,
             poll_s=settings.bundle_poll_s, stale_s=settings.bundle_stale_s,
         )  # fmt: skip
-        self.engine = Engine(
-            service=name,
-            bus=self.bus,
-            ledger=self.ledger,
-            trust=self.trust,
-            telemetry=self.telemetry,
-            vitals=self.vitals,
-        )
+        self.engine = Engine(service=name, bus=self.bus, telemetry=self.telemetry, vitals=self.vitals)
         self.probes = Probes(service=self, workers=settings.workers)
         self.http_routes: list[BaseRoute] = []
         self.tasks: list[tuple[str, Factory]] = [
             ("heartbeats", self.engine.heartbeats),
+            ("key file", self.trust.watch),
             ("probes", self.probes.run),
         ]
         self.start_hooks: list[Factory] = []
         self.stop_hooks: list[Factory] = []
-        self.answered: list[tuple[str, Answerer]] = []
+        self.answered: list[Answer] = []
         self.stopping = asyncio.Event()
 
     # What app.py calls
@@ -115,10 +118,20 @@ class Service:
         """Consume one event type by the service's own durable; `handler` gets the whole action and returns a draft or None.
 
         `verify_chain` checks every predecessor's signature: required where authority is made (tokens, executor).
+        `unprocessable` is the service's terminal event, `refused` where it may write that.
+
+        Raises:
+            ConfigurationError: the row lists no such consumer, or there is no terminal event this service may write.
+
         """
+        if unprocessable is None and self.name not in ActionRefused.writers:
+            raise ConfigurationError(f"{self.name} may not write {ActionRefused.short}; give `unprocessable`")
         consumption = self._consumption(subject_of(event))
         give_up = unprocessable or _refuse_unprocessable(self.name)
-        work = self.engine.action_work(handler, verify_chain=verify_chain, unprocessable=give_up)
+        work = ActionWork(
+            service=self.name, ledger=self.ledger, telemetry=self.telemetry,
+            handler=handler, unprocessable=give_up, verify_chain=verify_chain,
+        )  # fmt: skip
         self._subscribe(consumption, subject_of(event), work)
         announce(self.broker, emits)
 
@@ -128,19 +141,29 @@ class Service:
         """Consume several event types by one durable, each event alone."""
         subjects = tuple(subject_of(event) for event in events)
         consumption = self._consumption(*subjects)
-        self._subscribe(consumption, subjects[0], self.engine.event_work(handler))
+        self._subscribe(consumption, subjects[0], event_work(handler, self.trust))
         for subject in publishes:
             self.broker.publisher(subject)
 
-    def on_raw(self, *, stream: str, handler: RawHandler, emits: tuple[type[Event], ...] = ()) -> None:
-        """Consume a stream whose messages are not events; acknowledged when `handler` returns."""
+    def on_raw(
+        self,
+        *,
+        stream: str,
+        handler: RawHandler,
+        emits: tuple[type[Event], ...] = (),
+        give_up: RawHandler | None = None,
+    ) -> None:
+        """Consume a stream whose messages are not events; acknowledged when `handler` returns.
+
+        `give_up` gets the last delivery of a message that `handler` could not take, in place of a dead letter.
+        """
         consumption = next(c for c in self.row.consumes if c.stream == stream)
-        self._subscribe(consumption, consumption.subjects[0], handler)
+        self._subscribe(consumption, consumption.subjects[0], raw_work(handler, give_up))
         announce(self.broker, emits)
 
-    def answer(self, subject: str, handler: Answerer) -> None:
-        """Answer core requests, one replica each; returning None answers nothing."""
-        self.answered.append((subject, handler))
+    def answer(self, subject: str, handler: Answerer, *, admit: Admission | None = None) -> None:
+        """Answer core requests, one replica each; returning None answers nothing, what `admit` refuses is dropped."""
+        self.answered.append(Answer(subject, handler, admit))
 
     def background(self, name: str, factory: Factory) -> None:
         """Run a task as long as the service; when it ends or fails, the process ends."""
@@ -182,9 +205,9 @@ class Service:
         """Publish without storage: best effort, as results to agents are."""
         await self.client.publish(subject, body, headers=headers or {})
 
-    async def dead_letter(self, inbound: Inbound, *, code: str, detail: str) -> None:
-        """Keep evidence of a message on this service's dead-letter subject."""
-        await self.engine.dead_letter(inbound, code=code, detail=detail)
+    async def dead_letter(self, inbound: Inbound, *, code: str, detail: str, keep: int = MAX_BODY) -> None:
+        """Keep evidence of a message, or of its first `keep` bytes, on this service's dead-letter subject."""
+        await self.engine.dead_letter(inbound, code=code, detail=detail, keep=keep)
 
     async def kv_get(self, key: str) -> tuple[bytes, int] | None:
         """Return value and revision of a REGISTRY key, or None."""
@@ -223,6 +246,7 @@ class Service:
 
     def attach(self, client: Client) -> None:
         """Take the connected client; everything built on `bus` works from here on."""
+        guard(client)
         self._client = client
 
     @property
@@ -246,10 +270,19 @@ class Service:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
+        if self.probes.started and LATE_ANSWER.search(text):
+            # Whoever asks may cause this, so it must not end the service.
+            self.telemetry.alarms.labels(kind="answer_refused").inc()
+            log.warning("the broker refused an answer; it came too late", detail=text)
+            return
         if "permissions violation" in text.lower():
             # A refused publish does not raise and a refused subscribe looks like an empty queue: nothing would ever work.
             die(Exit.PERMISSIONS, text.replace('"', "'"))
         log.warning("NATS connection", error=text or type(error).__name__)
+
+    def _on_trust_refused(self, detail: str) -> None:
+        self.telemetry.alarms.labels(kind="trust_refused").inc()
+        log.error("the changed key file is not believed, the last one stays in force", detail=detail)
 
     async def _on_closed(self) -> None:
         if not self.stopping.is_set() and self._client is not None:

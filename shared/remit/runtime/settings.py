@@ -39,7 +39,4 @@ class ServiceSettings(BaseSettings):
     log_level: str = "INFO"
     bundle_poll_s: float = Field(default=10.0, gt=0)
     bundle_stale_s: float = Field(default=60.0, gt=0, description="A bundle unread for so long permits nothing.")
-    remit_cache_s: float = Field(
-        default=0.0, ge=0, description="How long a read remit may be reused; 0 reads each time."
-    )
     graceful_timeout_s: float = Field(default=25.0, gt=0)

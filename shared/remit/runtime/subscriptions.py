@@ -5,36 +5,25 @@ Every other shape that FastStream offers loses, duplicates or forges something (
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from faststream.middlewares import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from faststream.nats.security import NatsNKey
 
-from remit.errors import ConfigurationError, TransientError
+from remit.errors import ConfigurationError
 from remit.events import Event, subject_of
-from remit.runtime.delivery import Inbound, RawHandler, inbound_from
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
+    from collections.abc import Awaitable, Callable
 
     from remit.pipeline import Consumption
-    from remit.runtime.delivery import Engine
+    from remit.runtime.delivery import Engine, RawHandler
     from remit.runtime.settings import ServiceSettings
 
-log = structlog.get_logger("remit.subscriptions")
-
 FETCH_TIMEOUT_S = 10.0
-CONCURRENT_REQUESTS = 32
-REPLY_PREFIXES = ("_IBX.", "_R_.")
-"""A responder answers inboxes only; any other reply subject would let the asker publish with our rights (bus section 9)."""
-Answerer = Callable[[Inbound], Awaitable[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,55 +89,24 @@ def subscribe(broker: NatsBroker, pull: Pull, *, service: str, engine: Engine, w
     So exactly that many handlers run at once, nothing is prefetched, no slow handler holds up the others, and no message waits
     for a batch to fill: nats-py 2.16 keeps a partial `fetch(n)` until its timeout (ARCHITECTURE.md decision 11).
     """
-    durable = pull.consumption.durable
+    consumer = pull.consumption.name
 
     async def on_message(body: bytes) -> None:  # noqa: ARG001  (FastStream passes the decoded body)
-        await engine.on_message(broker.context.get_local("message").raw_message, durable, work)
+        await engine.on_message(broker.context.get_local("message").raw_message, consumer, work)
 
     for number in range(1, pull.workers + 1):
         subscriber = broker.subscriber(
             pull.subject,
             stream=JStream(pull.consumption.stream, declare=False),
-            durable=durable,
+            durable=pull.consumption.durable,
             pull_sub=PullSub(batch_size=1, timeout=FETCH_TIMEOUT_S),
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             decoder=_raw,
             inbox_prefix=f"_IBX.{service}.".encode(),
-            title=f"{pull.consumption.stream}/{durable}/{number}",
+            title=f"{consumer}/{number}",
         )
         subscriber(on_message)
-
-
-async def answer_requests(client: Client, subject: str, handler: Answerer, *, service: str) -> None:
-    """Answer core requests, one replica each; headers of the request never travel back."""
-    running: set[asyncio.Task[None]] = set()
-    free = asyncio.Semaphore(CONCURRENT_REQUESTS)
-
-    async def respond(msg: Msg) -> None:
-        try:
-            reply = await handler(inbound_from(msg))
-        except TransientError as error:
-            log.warning("request not answered", subject=msg.subject, detail=str(error))
-            return
-        finally:
-            free.release()
-        if reply is not None and msg.reply.startswith(REPLY_PREFIXES):
-            await client.publish(msg.reply, reply, headers={})
-
-    def done(task: asyncio.Task[None]) -> None:
-        running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("request failed", subject=subject, exc_info=error)
-
-    async def on_request(msg: Msg) -> None:
-        # nats-py runs one callback at a time; a slow request must not hold up the next one.
-        await free.acquire()
-        task = asyncio.create_task(respond(msg))
-        running.add(task)
-        task.add_done_callback(done)
-
-    await client.subscribe(subject, queue=service, cb=on_request)
 
 
 def announce(broker: NatsBroker, events: tuple[type[Event], ...]) -> None:

@@ -16,7 +16,7 @@ class Telemetry:
     """The metrics of one process, in their own registry so that tests can build several."""
 
     def __init__(self, service: str) -> None:
-        """Create all series with the constant label `service`."""
+        """Create all series; whoever scrapes knows the service and the replica by the target."""
         self.registry = CollectorRegistry()
         self.service = service
         self.handled = Counter(
@@ -42,8 +42,20 @@ class Telemetry:
             "remit_dead_letters_total", "Dead letters by code.", ["code"], registry=self.registry
         )
         self.alarms = Counter("remit_alarms_total", "Things a person should look at.", ["kind"], registry=self.registry)
+        self.requests_dropped = Counter(
+            "remit_requests_dropped_total",
+            "Core requests not answered, by subject and why.",
+            ["subject", "why"],
+            registry=self.registry,
+        )
         self.in_flight = Gauge("remit_messages_in_flight", "Messages being handled.", registry=self.registry)
         self.bundle_version = Gauge("remit_bundle_version", "Registry bundle in force.", registry=self.registry)
+
+    def handled_message(self, consumer: str, result: str, seconds: float) -> None:
+        """Count one delivery of a consumer (`STREAM/durable`) and how long it took."""
+        durable = consumer.rpartition("/")[2]
+        self.handled.labels(durable, result).inc()
+        self.handling_seconds.labels(durable).observe(seconds)
 
 
 def configure_logs(level: str) -> None:

@@ -41,19 +41,34 @@ def die(code: Exit, why: str) -> None:
 
 
 @dataclass(slots=True)
+class Flow:
+    """What this process does with one durable consumer."""
+
+    in_flight: int = 0
+    progress_at: float = field(default_factory=time.monotonic)
+    starving_since: float | None = None
+    """Since when probes find messages waiting for this process although handlers are free; None while they do not."""
+
+
+@dataclass(slots=True)
 class Vitals:
     """What the loop stamps and the watchdog reads; seconds of the monotonic clock."""
 
     loop_beat: float = field(default_factory=time.monotonic)
     connected_at: float = field(default_factory=time.monotonic)
     progress_at: float = field(default_factory=time.monotonic)
-    starving: bool = False
-    """Messages are pending, the consumer is not paused, and handlers are free."""
+    """Of work that no engine does, such as the projector's; counts for every flow."""
+    flows: dict[str, Flow] = field(default_factory=dict[str, Flow])
+    """By `STREAM/durable`."""
     waiting_for_dependency: bool = False
     """Still starting: the reason is logged, and restarting would not help."""
     stopping_since: float | None = None
     ended: bool = False
     """The run is over in good order, so there is nothing left to watch; a process may outlive it."""
+
+    def flow(self, name: str) -> Flow:
+        """Return the flow of a durable, made on first use."""
+        return self.flows.setdefault(name, Flow())
 
 
 class Watchdog(threading.Thread):
@@ -84,6 +99,11 @@ def judge(vitals: Vitals, at: float) -> tuple[Exit, str] | None:
         return Exit.LOOP_STARVED, f"event loop beat is {at - vitals.loop_beat:.0f} s old"
     if not vitals.waiting_for_dependency and at - vitals.connected_at > CONNECTION_LIMIT_S:
         return Exit.NOT_CONNECTED, f"not connected to NATS for {at - vitals.connected_at:.0f} s"
-    if vitals.starving and at - vitals.progress_at > PROGRESS_LIMIT_S:
-        return Exit.NO_PROGRESS, f"messages pending, nothing handled for {at - vitals.progress_at:.0f} s"
+    # The loop may add a flow at any moment, hence the copy.
+    for name, flow in list(vitals.flows.items()):
+        if flow.starving_since is None:
+            continue
+        idle_s = at - max(flow.starving_since, flow.progress_at, vitals.progress_at)
+        if idle_s > PROGRESS_LIMIT_S:
+            return Exit.NO_PROGRESS, f"messages of {name} wait, nothing handled for {idle_s:.0f} s"
     return None

@@ -17,6 +17,7 @@ from tests.support.factories import (
     ACTION_ID,
     COMMON,
     DANA,
+    DIGEST,
     EVALUATED,
     NOW,
     REQUESTED,
@@ -33,22 +34,30 @@ NOTHING = Facts()
 MIA = Human(iss=DANA.iss, sub="mia")
 
 
-def person(human: Human = DANA, *roles: str) -> Person:
+def person(human: Human = DANA, *roles: str, email: str | None = None) -> Person:
     return Person(
         human=human,
         roles=frozenset(roles or ("payments",)),
         name=None,
         authenticated_at=None,
         expires_at=NOW + timedelta(hours=1),
+        email=email,
     )
 
 
-def voter(human: Human = DANA, *roles: str, key: str = "key-00001") -> Voter:
-    return Voter(person=person(human, *roles), idempotency_key=key)
+def voter(human: Human = DANA, *roles: str, key: str = "key-00001", email: str | None = None) -> Voter:
+    return Voter(person=person(human, *roles, email=email), idempotency_key=key)
 
 
 def approve(**more: Any) -> ApproveCommand:
-    fields: dict[str, Any] = {"action_id": ACTION_ID, "args_digest": COMMON["action"].args_digest, **more}
+    """Return the approval of the first card that is shown."""
+    fields: dict[str, Any] = {
+        "action_id": ACTION_ID,
+        "args_digest": COMMON["action"].args_digest,
+        "shown_digest": DIGEST,
+        "version": 1,
+        **more,
+    }
     return ApproveCommand(id_token=_token(), idempotency_key="key-00001", **fields)
 
 
@@ -61,7 +70,8 @@ def _token() -> Any:
 
 
 def moment(**more: Any) -> Moment:
-    return Moment(**{"now": NOW, **more})
+    fields: dict[str, Any] = {"now": NOW, **more}
+    return Moment(**fields)
 
 
 def evaluated(verdict: Any = None, **more: Any) -> Any:
@@ -70,10 +80,12 @@ def evaluated(verdict: Any = None, **more: Any) -> Any:
     return grow(action_until("proposed"), "action.evaluated", EVALUATED.model_copy(update=update))
 
 
-def requested(*, quorum: int = 1) -> Any:
+def requested(*, quorum: int = 1, risk: str = "T3") -> Any:
     """Return the state of an action that waits for people."""
-    said = REQUESTED.model_copy(update={"quorum": quorum})
-    return grow(evaluated(quorum=quorum), "action.approval_requested", said, expirytime=DEADLINE)
+    action = COMMON["action"].model_copy(update={"risk": risk})
+    said = REQUESTED.model_copy(update={"quorum": quorum, "action": action})
+    state = evaluated(quorum=quorum, action=action)
+    return grow(state, "action.approval_requested", said, expirytime=DEADLINE)
 
 
 def appended(state: Any, draft: Any) -> Any:

@@ -63,6 +63,13 @@ def test_a_manifest_that_approval_did_not_sign_is_refused(value: bytes) -> None:
         decode_manifest(value, TRUST)
 
 
+def test_a_key_of_approval_that_is_for_events_only_signs_no_bundle() -> None:
+    value, kid = encoded().value, SIGNERS["approval"].kid
+    key = TRUST[kid]
+    with pytest.raises(BundleError, match=r"may not sign bundles: .*registry\.bundle"):
+        decode_manifest(value, {kid: replace(key, types=key.types - {"registry.bundle"})})
+
+
 def test_an_event_signature_does_not_pass_for_a_manifest() -> None:
     bundle, signer = encoded(), SIGNERS["approval"]
     manifest = bundle.manifest.model_dump_json().encode()

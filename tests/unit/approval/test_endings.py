@@ -36,6 +36,15 @@ def test_a_repeated_denial_is_the_same_denial() -> None:
     assert (again.status, other.status, other.decided_by) == ("ok", "decided", DANA)
 
 
+def test_a_key_with_another_reason_is_another_command() -> None:
+    state = appended(requested(), drafted(decide_denial(requested(), deny(reason="wrong month"), voter())))
+    assert answered(decide_denial(state, deny(reason="wrong month"), voter())).status == "ok"
+    denial = answered(decide_denial(state, deny(reason="wrong list"), voter()))
+    taken = appended(requested(), drafted(decide_revocation(requested(), by=EMMA, cause="stop", discriminator="d")))
+    revocation = answered(decide_revocation(taken, by=EMMA, cause="other", discriminator="d"))
+    assert {(r.status, r.field) for r in (denial, revocation)} == {("invalid", "idempotency_key")}
+
+
 def test_an_approval_expires_at_its_deadline_and_not_before() -> None:
     assert decide_expiry(requested(), DEADLINE - timedelta(milliseconds=1)) is None
     draft = drafted(decide_expiry(requested(), DEADLINE))

@@ -54,6 +54,17 @@ def test_nobody_is_asked_about_what_could_not_run(facts: Facts, reason: Reason) 
     assert draft.data.reason is reason
 
 
+def test_what_people_denied_is_not_allowed_by_rule_either() -> None:
+    draft = drafted(decide_evaluated(evaluated(Verdict.ALLOW), Facts(blocked="wrong list"), LIMITS, NOW))
+    assert (draft.event, draft.data.reason, draft.data.detail) == (ActionRefused, Reason.BLOCKED, "wrong list")
+
+
+@pytest.mark.parametrize(("risk", "policy", "asked"), [("T3", 1, 1), ("T4", 1, 2), ("T4", 3, 3)])
+def test_at_t4_two_people_are_asked_whatever_policy_says(risk: str, policy: int, asked: int) -> None:
+    state = evaluated(quorum=policy, action=COMMON["action"].model_copy(update={"risk": risk}))
+    assert drafted(decide_evaluated(state, NOTHING, LIMITS, NOW)).data.quorum == asked
+
+
 def test_a_refusal_names_the_other_things_the_remit_offers() -> None:
     state = evaluated(scopes_grantable=["bank.send_money", "bank.read_file"])
     draft = drafted(decide_evaluated(state, Facts(blocked="wrong list"), LIMITS, NOW))

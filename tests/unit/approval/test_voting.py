@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from remit.commands import NarrowCommand, Reply
-from remit.events import ActionApprovalRequested, ActionApproved
+from remit.evaluation import CompiledAction, CompiledBundle
+from remit.events import ActionApprovalRequested, ActionApproved, ActionRefused
+from remit.reasons import Reason
+from remit.registry_files import load_registry
 from remit.runtime.ledger import Draft
+from services.approval.entitlement import Ties
+from services.approval.store import Denied
 from services.approval.voting import decide_vote, vote_reply
 from tests.support.factories import APPROVED_PATH, DANA, DIGEST, EMMA, NOW, action_until, grow
 from tests.unit.approval.people import (
@@ -26,9 +32,15 @@ from tests.unit.approval.people import (
     voter,
 )
 
+OWNER = "owner@acme.example"
+
 
 def vote(state: Any, by: Any = None, **more: Any) -> Draft | Reply:
-    return decide_vote(state, approve(**more), by or voter(), moment(), LIMITS)
+    """Vote on the card in front of the person; `moment_` holds what else is known then."""
+    known = more.pop("moment_", {"ties": Ties(agent_owner=OWNER)})
+    request = state.last
+    version = request.data.round if isinstance(request, ActionApprovalRequested) else 1
+    return decide_vote(state, approve(**{"version": version, **more}), by or voter(), moment(**known), LIMITS)
 
 
 def test_one_vote_of_the_group_approves_the_exact_arguments() -> None:
@@ -68,9 +80,71 @@ def test_self_approval_is_refused_even_with_every_role() -> None:
     assert "themselves" in reply.detail
 
 
+STRANGER = EMMA.model_copy(update={"iss": "https://other.example"})
+
+
 def test_the_same_subject_of_another_issuer_is_another_person() -> None:
-    stranger = EMMA.model_copy(update={"iss": "https://other.example"})
-    assert isinstance(vote(requested(), voter(stranger)), Draft)
+    assert isinstance(vote(requested(), voter(STRANGER)), Draft)
+
+
+def test_a_second_account_with_the_address_of_the_human_is_the_human() -> None:
+    ties = {"ties": Ties(human_email="emma@acme.example")}
+    reply = answered(vote(requested(), voter(STRANGER, email="Emma@Acme.example "), moment_=ties))
+    assert (reply.status, "themselves" in reply.detail) == ("forbidden", True)
+    assert isinstance(vote(requested(), voter(STRANGER, email="other@acme.example"), moment_=ties), Draft)
+    assert isinstance(vote(requested(), voter(email="dana@acme.example")), Draft)
+
+
+def test_the_votes_on_one_action_come_from_one_issuer() -> None:
+    state = appended(requested(quorum=2), drafted(vote(requested(quorum=2))))
+    reply = answered(vote(state, voter(STRANGER)))
+    assert (reply.status, DANA.iss in reply.detail) == ("forbidden", True)
+
+
+@pytest.mark.parametrize("risk", ["T3", "T4"])
+@pytest.mark.parametrize("missing", ["version", "shown_digest"])
+def test_at_t3_and_t4_an_approval_names_its_card(risk: str, missing: str) -> None:
+    reply = answered(vote(requested(risk=risk), **{missing: None}))
+    assert (reply.status, reply.field) == ("invalid", missing)
+    assert isinstance(vote(requested(risk="T2"), **{missing: None}), Draft)
+
+
+def test_at_t4_the_owner_of_the_agent_does_not_approve() -> None:
+    reply = answered(vote(requested(risk="T4"), voter(email="OWNER@acme.example")))
+    assert (reply.status, "owner" in reply.detail) == ("forbidden", True)
+    assert isinstance(vote(requested(risk="T3"), voter(email=OWNER)), Draft)
+    assert isinstance(vote(requested(risk="T4"), voter(email="dana@acme.example")), Draft)
+    assert answered(vote(requested(risk="T4"), moment_={})).status == "stale"
+
+
+def test_what_was_denied_meanwhile_is_not_approved() -> None:
+    denied = {"denied": Denied("wrong list", MIA)}
+    draft = drafted(vote(requested(), moment_=denied))
+    assert draft.event is ActionRefused
+    assert (draft.data.reason, draft.data.by, draft.data.detail) == (
+        Reason.BLOCKED,
+        MIA,
+        "its like was denied: wrong list",
+    )
+    assert answered(vote(requested(), voter(EMMA), moment_=denied)).status == "forbidden"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"args_digest": DIGEST},
+        {"narrowing": {"properties": {}}},
+        {"shown_digest": "sha-256:" + "A" * 43},
+        {"version": 2},
+    ],
+    ids=["arguments", "narrowing", "card", "round"],
+)
+@pytest.mark.parametrize("quorum", [1, 2])
+def test_a_key_with_another_body_is_another_command(quorum: int, other: dict[str, Any]) -> None:
+    state = appended(requested(quorum=quorum), drafted(vote(requested(quorum=quorum))))
+    assert answered(vote(state, version=1)).status == "ok"
+    reply = answered(vote(state, **{"version": 1, **other}))
+    assert (reply.status, reply.field) == ("invalid", "idempotency_key")
 
 
 @pytest.mark.parametrize("late", [timedelta(0), timedelta(days=1)])
@@ -108,7 +182,7 @@ def test_the_same_key_again_gets_the_same_answer() -> None:
 
 def test_a_counted_vote_of_a_quorum_is_repeated_without_counting_twice() -> None:
     draft = drafted(vote(requested(quorum=2)))
-    reply = answered(vote(appended(requested(quorum=2), draft)))
+    reply = answered(vote(appended(requested(quorum=2), draft), version=1))
     assert (reply.status, reply.votes) == ("ok", 1)
 
 
@@ -140,9 +214,19 @@ def _status(reply: Draft | Reply) -> str:
     return answered(reply).status
 
 
+REGISTRY = Path(__file__).resolve().parents[3] / "infra" / "demo" / "registry"
+
+
+def send_money() -> CompiledAction:
+    values = {"BOOKKEEPER_PUBLIC_KEY": "U" + "A" * 55, "BANK_URL": "http://127.0.0.1:9", "BANK_HOST": "127.0.0.1:9"}
+    found = CompiledBundle.compile(load_registry(REGISTRY, values), version=1).action("bank", "send_money")
+    assert found is not None
+    return found
+
+
 def narrowed(state: Any, narrowing: dict[str, Any], by: Any = None) -> Draft | Reply:
     command = NarrowCommand(**dict(approve(narrowing=narrowing)))
-    return decide_vote(state, command, by or voter(), moment(), LIMITS)
+    return decide_vote(state, command, by or voter(), moment(action=send_money()), LIMITS)
 
 
 def test_a_narrowing_that_fits_is_carried_to_the_tokens_service() -> None:
@@ -165,6 +249,25 @@ def test_a_narrowing_that_cannot_hold_is_invalid(narrowing: dict[str, Any]) -> N
     reply = answered(narrowed(requested(), narrowing))
     assert (reply.status, reply.field) == ("invalid", "narrowing")
     assert "98.7" not in reply.detail
+
+
+@pytest.mark.parametrize(
+    ("narrowing", "field"),
+    [
+        ({"properties": {"amount": {"maxium": 100}}}, "narrowing.properties.amount.maxium"),
+        ({"propertes": {"amount": {"maximum": 100}}}, "narrowing.propertes"),
+        ({"amount": {"maximum": 100}}, "narrowing.amount"),
+        ({"properties": {"amuont": {"maximum": 100}}}, "narrowing.properties.amuont"),
+    ],
+)
+def test_a_misspelt_narrowing_is_no_approval_as_asked(narrowing: dict[str, Any], field: str) -> None:
+    reply = answered(narrowed(requested(), narrowing))
+    assert (reply.status, reply.field) == ("invalid", field)
+
+
+def test_a_narrowing_of_what_is_not_registered_any_more_is_stale() -> None:
+    command = NarrowCommand(**dict(approve(narrowing={"properties": {"amount": {"maximum": 100}}})))
+    assert answered(decide_vote(requested(), command, voter(), moment(), LIMITS)).status == "stale"
 
 
 def test_only_the_last_vote_narrows_because_earlier_ones_carry_no_schema() -> None:

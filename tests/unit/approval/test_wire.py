@@ -64,6 +64,11 @@ def test_a_token_is_on_the_wire_and_in_no_repr() -> None:
         ("revoke", body(action_id=None, kind="remit", target="rem_1", reason="x", lift=True), ""),
         ("revoke", body(action_id=None, kind="global", target="all", reason="x"), ""),
         ("resolve", body(outcome="unknown", finding="x"), "outcome"),
+        ("deny", body(reason="no\0"), ""),
+        ("deny", body(reason="no").replace(b"no", b"n\0o"), ""),
+        ("revoke", body(action_id=None, kind="remit", target="rem_\0", reason="x"), ""),
+        ("approve", body(args_digest=DIGEST, narrowing={"const": "\0"}), ""),
+        ("approve", body(args_digest=DIGEST, narrowing={"\0": 1}), ""),
     ],
 )
 def test_what_does_not_fit_is_refused_by_field_and_never_quoted(name: str, raw: bytes, field: str) -> None:

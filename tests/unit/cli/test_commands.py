@@ -164,6 +164,15 @@ def test_a_key_is_repeated_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("token_file")
+def test_an_approval_names_the_card_that_was_seen_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    approval = answering(monkeypatch, Reply(status="ok"))
+    card = ["--args-digest", DIGEST, "--shown-digest", DIGEST, "--round", "2"]
+    assert run("approve", ACTION, *card)[0] == 0
+    sent = approval.asked[0].model_dump()
+    assert (sent["args_digest"], sent["shown_digest"], sent["version"]) == (DIGEST, DIGEST, 2)
+
+
+@pytest.mark.usefixtures("token_file")
 def test_no_approval_without_having_looked(monkeypatch: pytest.MonkeyPatch) -> None:
     approval = answering(monkeypatch, Reply(status="ok"))
     row = {"action_id": ACTION, "args_digest": DIGEST, "shown_digest": DIGEST, "round": 1}
@@ -171,7 +180,8 @@ def test_no_approval_without_having_looked(monkeypatch: pytest.MonkeyPatch) -> N
     assert run("approve", ACTION, typed="n\n")[0] == 1
     assert approval.asked == []
     assert run("approve", ACTION, typed="y\n")[0] == 0
-    assert approval.asked[0].model_dump()["args_digest"] == DIGEST
+    sent = approval.asked[0].model_dump()
+    assert (sent["args_digest"], sent["shown_digest"], sent["version"]) == (DIGEST, DIGEST, 1)
 
 
 def terms_file(home: Path, **more: Any) -> str:

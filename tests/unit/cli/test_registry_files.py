@@ -95,9 +95,37 @@ def test_json_is_read_by_the_same_rules(tmp_path: Path) -> None:
 
 def test_check_compiles_and_changes_nothing(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(f"REMIT_REGISTRY_{name}", value)
     good = CliRunner().invoke(app, ["apply", str(registry), "--check", "--json"])
     assert (good.exit_code, json.loads(good.output)["tools"]) == (0, 1)
     (registry / "policies" / "limits.cedar").write_text("permit (principal")
     bad = CliRunner().invoke(app, ["apply", str(registry), "--check"])
     assert (bad.exit_code, "limits.cedar" in bad.output) == (2, True)
+
+
+def test_a_registry_cannot_publish_the_environment(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**ENVIRONMENT, "AWS_SECRET_ACCESS_KEY": "s3cret"}.items():
+        monkeypatch.setenv(name, value)
+    given = [part for name, value in ENVIRONMENT.items() for part in ("--set", f"{name}={value}")]
+    good = CliRunner().invoke(app, ["apply", str(registry), "--check", *given])
+    assert (good.exit_code, "ok" in good.output) == (0, True), good.output
+    none = CliRunner().invoke(app, ["apply", str(registry), "--check"])
+    assert (none.exit_code, "give --set BANK_URL=value" in " ".join(none.output.split())) == (2, True), none.output
+    tool = registry / "tools" / "bank.yaml"
+    tool.write_text(tool.read_text().replace("owner: payments@acme.example", "owner: ${AWS_SECRET_ACCESS_KEY}"))
+    greedy = CliRunner().invoke(app, ["apply", str(registry), "--check", *given])
+    assert (greedy.exit_code, "AWS_SECRET_ACCESS_KEY" in greedy.output, "s3cret" in greedy.output) == (2, True, False)
+
+
+def test_what_is_set_wins_over_the_environment_and_must_have_a_name(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(f"REMIT_REGISTRY_{name}", value)
+    digests: set[str] = set()
+    for more in ([], ["--set", "BANK_URL=http://127.0.0.1:8?a=b"]):
+        found = CliRunner().invoke(app, ["apply", str(registry), "--check", "--json", *more])
+        digests.add(json.loads(found.output)["policy_version"])
+    assert len(digests) == 2
+    wrong = CliRunner().invoke(app, ["apply", str(registry), "--check", "--set", "BANK_URL"])
+    assert (wrong.exit_code, "expected NAME=value" in wrong.output) == (2, True)

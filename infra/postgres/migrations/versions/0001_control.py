@@ -1,4 +1,4 @@
-"""Schema `control`: the last fence before an effect, and the one function through which it is passed.
+"""Schema `control`: the last fence before an effect, and the few functions through which it is passed.
 
 `control.claim` decides in one READ COMMITTED transaction and one round trip whether a call may be made. It returns
 
@@ -6,6 +6,10 @@
 * `exists`          the action has a row already; read it, call nothing;
 * `evidence_stale`  the projector's heartbeat is too old; nothing was stored, ask again later;
 * any other word    a member of `remit.reasons.Reason`; the row is stored as `refused` with that reason, no budget was spent.
+
+`control.may_send` asks again before a call is repeated or sent late, `control.take_over` before an interrupted call is continued,
+`control.refuse` ends an announced action. All four run with their owner's rights: the executor itself may neither insert rows nor
+change what a claim says, and a row lock on kill switches would need the right to lift them.
 
 Locks are taken in one fixed order, so that claims and revocations cannot deadlock: the action's row, the queue of `stop`, the
 stop rows global, human, agent, tool, remit (shared), the budget rows by number (exclusive). Whoever updates stop rows queues
@@ -141,7 +145,7 @@ TABLES = (
 # updater, so under steady claims a revoke starved for up to 3 s; an advisory lock is granted in order of arrival (below 0.2 s).
 QUEUE = """
 CREATE FUNCTION control.wait_for_claims() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock('control.stop'::regclass::oid::bigint);
     RETURN NULL;
@@ -234,19 +238,27 @@ END
 $$
 """
 
+EVIDENCE = """
+CREATE FUNCTION control.evidence_is_fresh(p_max_age_s double precision) RETURNS boolean
+LANGUAGE sql SET search_path = pg_catalog AS $$
+    SELECT EXISTS (SELECT FROM control.heartbeat AS h
+                   WHERE h.service = 'audit' AND h.at >= clock_timestamp() - make_interval(secs => p_max_age_s))
+$$
+"""
+
+# The claim id repeats what `started` announced, so two replicas can claim under one id; the nonce tells a lost answer from a lost
+# race.
 CLAIM = """
 CREATE FUNCTION control.claim(
     p_action_id text, p_jti text, p_remit_id text, p_grant_no integer, p_attempt integer, p_args_digest text,
     p_claim_id text, p_executor text, p_deadline_s double precision, p_token_exp timestamptz,
-    p_human text, p_agent text, p_tool text, p_evidence_max_age_s double precision
+    p_human text, p_agent text, p_tool text, p_evidence_max_age_s double precision, p_nonce text DEFAULT NULL
 ) RETURNS text
-LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     v_refusal text;
 BEGIN
-    PERFORM FROM control.heartbeat AS h
-    WHERE h.service = 'audit' AND h.at >= clock_timestamp() - make_interval(secs => p_evidence_max_age_s);
-    IF NOT FOUND THEN
+    IF NOT control.evidence_is_fresh(p_evidence_max_age_s) THEN
         RETURN 'evidence_stale';
     END IF;
 
@@ -254,7 +266,7 @@ BEGIN
                                    deadline, request)
     VALUES (p_action_id, p_jti, p_remit_id, p_grant_no, p_attempt, p_args_digest, p_claim_id, p_executor, 'in_flight',
             clock_timestamp() + make_interval(secs => p_deadline_s),
-            jsonb_build_object('human', p_human, 'agent', p_agent, 'tool', p_tool))
+            jsonb_build_object('human', p_human, 'agent', p_agent, 'tool', p_tool, 'nonce', p_nonce))
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         -- Either this action is taken, or its token was used by another one. Only a NULL jti can be stored for the latter.
@@ -287,41 +299,102 @@ END
 $$
 """
 
-# A repetition is a new effect in time, so it must pass what can have changed since the claim: kill switches and the remit's end.
-TAKE_OVER = """
-CREATE FUNCTION control.take_over(
-    p_action_id text, p_claim_id text, p_new_claim_id text, p_executor text, p_deadline_s double precision
-) RETURNS boolean
+# What can have changed since a claim: kill switches and the remit's end. The budget may well be spent, by this very claim.
+HALTED = """
+CREATE FUNCTION control.is_halted(p_row control.execution) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+    v_human text := p_row.request ->> 'human';
+    v_agent text := p_row.request ->> 'agent';
+BEGIN
+    RETURN control.stopped(v_human, v_agent, p_row.request ->> 'tool', p_row.remit_id) IS NOT NULL
+        OR coalesce(control.remit_refusal(p_row.remit_id, v_human, v_agent), 'budget_exhausted') <> 'budget_exhausted';
+END
+$$
+"""
+
+# A repetition is a new effect in time, and so is a first call that comes later than its claim promised. Passing moves the
+# deadline, so that no sweeper ends the claim while the call is under way.
+MAY_SEND = """
+CREATE FUNCTION control.may_send(
+    p_action_id text, p_claim_id text, p_token_exp timestamptz, p_deadline_s double precision,
+    p_evidence_max_age_s double precision
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     v_row control.execution;
 BEGIN
     SELECT * INTO v_row FROM control.execution AS e
-    WHERE e.action_id = p_action_id AND e.claim_id = p_claim_id AND e.state = 'in_flight' AND NOT e.request ? 'repeated'
+    WHERE e.action_id = p_action_id AND e.claim_id = p_claim_id AND e.state = 'in_flight'
     FOR UPDATE;
-    IF NOT FOUND
-       OR control.stopped(v_row.request ->> 'human', v_row.request ->> 'agent', v_row.request ->> 'tool', v_row.remit_id)
-          IS NOT NULL
-       -- The budget may well be spent, by this very claim.
-       OR coalesce(control.remit_refusal(v_row.remit_id, v_row.request ->> 'human', v_row.request ->> 'agent'),
-                   'budget_exhausted') <> 'budget_exhausted'
+    IF NOT FOUND OR NOT control.evidence_is_fresh(p_evidence_max_age_s) OR control.is_halted(v_row)
+       OR clock_timestamp() >= p_token_exp
     THEN
         RETURN false;
     END IF;
     UPDATE control.execution AS e
-    SET claim_id = p_new_claim_id, executor = p_executor, request = e.request || '{"repeated": true}',
-        deadline = clock_timestamp() + make_interval(secs => p_deadline_s)
+    SET deadline = greatest(e.deadline, clock_timestamp() + make_interval(secs => p_deadline_s))
     WHERE e.action_id = p_action_id;
     RETURN true;
 END
 $$
 """
 
-ROUTINES = (QUEUE, QUEUE_TRIGGER, STOPPED, SPEND, REMIT_REFUSAL, CLAIM, TAKE_OVER)
+# Returns `taken`, `evidence_stale` (ask again later) or `ended`.
+TAKE_OVER = """
+CREATE FUNCTION control.take_over(
+    p_action_id text, p_claim_id text, p_new_claim_id text, p_executor text, p_deadline_s double precision,
+    p_evidence_max_age_s double precision
+) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    v_row control.execution;
+BEGIN
+    SELECT * INTO v_row FROM control.execution AS e
+    WHERE e.action_id = p_action_id AND e.claim_id = p_claim_id AND e.state = 'in_flight' AND NOT e.request ? 'repeated'
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 'ended';
+    END IF;
+    IF NOT control.evidence_is_fresh(p_evidence_max_age_s) THEN
+        RETURN 'evidence_stale';
+    END IF;
+    IF control.is_halted(v_row) THEN
+        RETURN 'ended';
+    END IF;
+    UPDATE control.execution AS e
+    SET claim_id = p_new_claim_id, executor = p_executor, request = e.request || '{"repeated": true}',
+        deadline = clock_timestamp() + make_interval(secs => p_deadline_s)
+    WHERE e.action_id = p_action_id;
+    RETURN 'taken';
+END
+$$
+"""
+
+# True when the row is ours now: nobody can claim the action any more.
+REFUSE = """
+CREATE FUNCTION control.refuse(
+    p_action_id text, p_remit_id text, p_attempt integer, p_claim_id text, p_executor text, p_reason text
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    INSERT INTO control.execution (action_id, remit_id, attempt, claim_id, executor, state, reason, finished_at)
+    VALUES (p_action_id, p_remit_id, p_attempt, p_claim_id, p_executor, 'refused', p_reason, clock_timestamp())
+    ON CONFLICT (action_id) DO NOTHING;
+    RETURN FOUND;
+END
+$$
+"""
+
+ROUTINES = (
+    QUEUE, QUEUE_TRIGGER, STOPPED, SPEND, REMIT_REFUSAL, EVIDENCE, CLAIM, HALTED, MAY_SEND, TAKE_OVER, REFUSE,
+    # Functions are open to everybody by default; the roles open them again to whom they are meant for.
+    "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA control FROM PUBLIC",
+)  # fmt: skip
 
 
 def upgrade() -> None:
-    """Create the schema, its tables and the claim."""
+    """Create the schema, its tables and the functions of the fence."""
     for statement in (*TABLES, *ROUTINES):
         op.execute(statement)
 
