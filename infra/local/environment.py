@@ -34,6 +34,7 @@ DATABASE_OF: dict[str, str] = {
     "approval": "remit_approval",
     "executor": "remit_executor",
     "audit": "remit_audit",
+    "auditor": "remit_auditor",
     "dashboard": "remit_dashboard",
     "cli": "remit_dashboard",
 }

@@ -81,13 +81,29 @@ def rotate(directory: Path, service: str) -> str:
     document = trust.load_document(directory)
     taken = {row["kid"] for row in document["keys"]}
     base = f"{service}-{now():%Y-%m}"
-    kid = next(name for n in range(1, 1_000) if (name := base if n == 1 else f"{base}-{n}") not in taken)
+    kid = _free_kid(base, taken)
     fresh = SigningKey.generate()
     # The key file comes first: a replica that starts in between must never sign with a kid that nobody trusts.
     document["keys"].append(_trust_row(service, kid, fresh))
     trust.sign(directory, document)
     secret_files.write_json(directory / service / "event.json", {"kid": kid, "seed": b64url(bytes(fresh))})
     return kid
+
+
+def rotate_checkpoint(directory: Path) -> str:
+    """Give audit a new checkpoint key and return its kid; what the old one signed stays provable, the old seed is gone."""
+    document = trust.load_document(directory)
+    document["checkpoints"] = [*document.get("checkpoints", []), document["checkpoint"]]
+    kid = _free_kid(f"checkpoint-{now():%Y-%m}", {row["kid"] for row in document["checkpoints"]})
+    fresh = SigningKey.generate()
+    document["checkpoint"] = {"kid": kid, "public_key": b64url(bytes(fresh.verify_key))}
+    trust.sign(directory, document)
+    secret_files.write_json(directory / "audit" / "checkpoint.json", {"kid": kid, "seed": b64url(bytes(fresh))})
+    return kid
+
+
+def _free_kid(base: str, taken: set[str]) -> str:
+    return next(name for n in range(1, 1_000) if (name := base if n == 1 else f"{base}-{n}") not in taken)
 
 
 def distrust(directory: Path, kid: str) -> None:
@@ -171,24 +187,29 @@ def _trust_document(directory: Path, environment: str) -> dict[str, Any]:
         rows[kid] = _trust_row(service, kid, key)
     checkpoint_kid, checkpoint = load_checkpoint(directory)
     executor = load_executor(directory)
-    return {
+    retired = {row["kid"]: row for row in (*old.get("checkpoints", ()), old.get("checkpoint")) if row}
+    retired.pop(checkpoint_kid, None)
+    document = {
         "environment": environment,
         "keys": [rows[kid] for kid in sorted(rows)],
         "executor": {"x25519": b64url(bytes(executor.x25519.public_key)), "jkt": executor.jkt},
         "checkpoint": {"kid": checkpoint_kid, "public_key": b64url(bytes(checkpoint.verify_key))},
     }
+    return document | ({"checkpoints": [retired[kid] for kid in sorted(retired)]} if retired else {})
 
 
 def main() -> None:
-    """Make the keys of an environment, or rotate one service's event key."""
+    """Make the keys of an environment, or rotate one service's event key or the checkpoint key."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.keys", description=main.__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--environment", default="local")
     parser.add_argument("--agent", action="append", default=[], help="name of an agent; may be repeated")
-    parser.add_argument("--rotate", metavar="SERVICE", help="give this service a new event key")
+    parser.add_argument("--rotate", metavar="SERVICE", help="give this service a new event key, or `checkpoint`")
     options = parser.parse_args()
     if options.rotate:
-        sys.stdout.write(f"{rotate(options.directory, options.rotate)} signs from the next start on\n")
+        is_checkpoint = options.rotate == "checkpoint"
+        kid = rotate_checkpoint(options.directory) if is_checkpoint else rotate(options.directory, options.rotate)
+        sys.stdout.write(f"{kid} signs from the next start on\n")
         return
     generate(options.directory, options.environment, options.agent)
     sys.stdout.write(f"keys of environment {options.environment} are in {options.directory}\n")

@@ -121,6 +121,7 @@ def _tenure(service: Service, settings: AuditSettings, pool: Pool, key: tuple[st
         pool,
         directory=settings.checkpoint_dir,
         key=key,
+        trusted=service.keys.environment.checkpoint_keys,
         clock=now,
         every_events=settings.checkpoint_every_events,
         every_s=settings.checkpoint_every_s,
@@ -132,6 +133,7 @@ def _tenure(service: Service, settings: AuditSettings, pool: Pool, key: tuple[st
         evidence=EvidenceStore(fence, alarm=alarm),
         sensitive=registry.sensitive,
         count=count,
+        alarm=alarm,
         memory_actions=settings.memory_actions,
     )
     tasks = (receipts.run, reconciler.run, checkpointer.run, registry.run)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from nacl.signing import SigningKey
 
-    from services.audit.tracking import Tracked
+    from remit.projection.tracking import Tracked
 
 
 class TamperError(PermanentError):

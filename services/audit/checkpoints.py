@@ -14,16 +14,16 @@ import structlog
 
 from remit.canonical import b64url_decode
 from remit.errors import CanonicalError, ConfigurationError
-from remit.ledger_chain import genesis, parse_checkpoint, record_digest
+from remit.ledger_chain import genesis, is_believed, parse_checkpoint, record_digest
 from services.audit.chain import TamperError, signed_checkpoint, verified_checkpoint
 from services.audit.database import Pool, answering
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from pathlib import Path
 
-    from nacl.signing import SigningKey
+    from nacl.signing import SigningKey, VerifyKey
 
     from remit.ledger_chain import Checkpoint
 
@@ -35,9 +35,10 @@ MAX_ROWS = 20_000
 LOOK_EVERY_S = 1.0
 
 _LAST = "SELECT line FROM audit.checkpoint WHERE stream = $1 ORDER BY seq DESC LIMIT 1"
+_KEPT = "SELECT seq FROM audit.checkpoint WHERE stream = $1"
 _HEAD_AT = "SELECT chain_hash FROM audit.audit_event WHERE stream = $1 AND stream_seq = $2"
 _ROWS = """
-SELECT stream_seq, subject, kid, sig, body_sha256, chain_hash FROM audit.audit_event
+SELECT stream_seq, subject, kid, sig, body_sha256, recorded_at, chain_hash FROM audit.audit_event
 WHERE stream = $1 AND stream_seq > $2 ORDER BY stream_seq LIMIT $3
 """
 _INSERT = """
@@ -54,24 +55,25 @@ class CheckpointFile:
         """Name the file; nothing is opened yet."""
         self.path = directory / f"{stream.lower()}.jsonl"
 
-    def last(self) -> Checkpoint | None:
-        """Return the newest checkpoint of the file; a line that a crash left unfinished does not count and is taken off.
+    def read(self) -> list[Checkpoint]:
+        """Return the checkpoints of the file; a line that a crash left unfinished does not count and is taken off.
 
         Raises:
             ConfigurationError: the file is not one of checkpoints.
 
         """
         if not self.path.exists():
-            return None
+            return []
         raw = self.path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         if whole != raw:
             os.truncate(self.path, len(whole))
-        lines = whole.decode("utf-8", "replace").splitlines()
         try:
-            return parse_checkpoint(lines[-1]) if lines else None
+            return [parse_checkpoint(line) for line in whole.decode("utf-8", "replace").splitlines()]
         except CanonicalError:
-            raise ConfigurationError(f"{self.path} does not end with a checkpoint; restore it from a copy") from None
+            raise ConfigurationError(
+                f"{self.path} holds a line that is no checkpoint; restore it from a copy"
+            ) from None
 
     def append(self, checkpoint: Checkpoint) -> None:
         """Write one line and wait until it is on the disk."""
@@ -91,13 +93,21 @@ class Checkpointer:
         *,
         directory: Path,
         key: tuple[str, SigningKey],
+        trusted: Mapping[str, VerifyKey],
         clock: Callable[[], datetime],
         every_events: int,
         every_s: float,
     ) -> None:
-        """Bind the parts; `key` is (kid, Ed25519 key)."""
-        self._pool, self._clock, self._directory = pool, clock, directory
+        """Bind the parts; `key` is (kid, Ed25519 key), `trusted` the checkpoint keys of the environment by kid.
+
+        Raises:
+            ConfigurationError: nobody would believe what this key signs.
+
+        """
+        self._pool, self._clock, self._directory, self._trusted = pool, clock, directory, trusted
         self._kid, self._key = key
+        if trusted.get(self._kid) != self._key.verify_key:
+            raise ConfigurationError(f"the checkpoint key {self._kid} is not in the key file; sign the key file again")
         self._every_events, self._every_s = every_events, every_s
 
     async def run(self) -> None:
@@ -127,23 +137,44 @@ class Checkpointer:
         """
         with answering():
             line = await self._pool.fetchval(_LAST, stream)
-        found = await asyncio.to_thread(CheckpointFile(self._directory, stream).last)
-        candidates = [c for c in (parse_checkpoint(line) if line else None, found) if c is not None]
+        outside = await asyncio.to_thread(CheckpointFile(self._directory, stream).read)
+        candidates = [*outside[-1:], *([self._kept(stream, line)] if line else [])]
         if not candidates:
             return 0, genesis(stream)
+        for candidate in candidates:
+            if not is_believed(candidate, self._trusted):
+                raise TamperError(
+                    f"{stream}: the checkpoint at {candidate.seq} is not signed by a checkpoint key of this environment; "
+                    "run `remit audit verify`"
+                )
         newest = max(candidates, key=lambda c: c.seq)
-        if newest.kid == self._kid and not newest.is_signed_by(self._key.verify_key):
-            raise TamperError(
-                f"{stream}: the checkpoint at {newest.seq} is not signed by its key; run `remit audit verify`"
-            )
-        head = b64url_decode(newest.chain_head.removeprefix("sha-256:"))
+        head = _raw(newest.chain_head)
         with answering():
             stored = await self._pool.fetchval(_HEAD_AT, stream, newest.seq)
         if stored != head:
             raise TamperError(
                 f"{stream}: the ledger does not hold what the checkpoint at {newest.seq} signed; run `remit audit verify`"
             )
+        await self._catch_up(stream, outside)
         return newest.seq, head
+
+    @staticmethod
+    def _kept(stream: str, line: str) -> Checkpoint:
+        try:
+            return parse_checkpoint(line)
+        except CanonicalError:
+            raise TamperError(
+                f"{stream}: the newest checkpoint of the database is not readable; run `remit audit verify`"
+            ) from None
+
+    async def _catch_up(self, stream: str, outside: list[Checkpoint]) -> None:
+        """Give the table what only the file holds: the file is written first, and a crash may come in between."""
+        with answering():
+            kept = {row["seq"] for row in await self._pool.fetch(_KEPT, stream)}
+            for checkpoint in outside:
+                if checkpoint.seq not in kept and is_believed(checkpoint, self._trusted):
+                    log.warning("checkpoint was in the file only", stream=stream, seq=checkpoint.seq)
+                    await self._pool.execute(_INSERT, *_columns(checkpoint))
 
     async def make(self, stream: str, previous: tuple[int, bytes]) -> tuple[int, bytes]:
         """Recompute the chain since the previous checkpoint, sign its head, write the file, then the table.
@@ -158,21 +189,26 @@ class Checkpointer:
         unsigned = verified_checkpoint(previous, links, stream=stream, at=self._clock(), kid=self._kid)
         checkpoint = signed_checkpoint(unsigned, self._key)
         await asyncio.to_thread(CheckpointFile(self._directory, stream).append, checkpoint)
-        head, root = (
-            b64url_decode(text.removeprefix("sha-256:")) for text in (checkpoint.chain_head, checkpoint.merkle_root)
-        )
         with answering():
             async with self._pool.acquire() as connection, connection.transaction():
-                await connection.execute(
-                    _INSERT, stream, checkpoint.seq, head, checkpoint.previous_seq, root, checkpoint.at, self._kid,
-                    checkpoint.line(),
-                )  # fmt: skip
+                await connection.execute(_INSERT, *_columns(checkpoint))
                 await connection.execute(_VERIFIED, stream, checkpoint.seq, checkpoint.at)
         log.info("checkpoint", stream=stream, seq=checkpoint.seq, head=checkpoint.chain_head)
-        return checkpoint.seq, head
+        return checkpoint.seq, _raw(checkpoint.chain_head)
 
     async def _is_due(self, stream: str, previous_seq: int, waited_s: float) -> bool:
         with answering():
             last_seq: int = await self._pool.fetchval("SELECT last_seq FROM audit.progress WHERE stream = $1", stream)
         fresh = last_seq - previous_seq
         return fresh >= self._every_events or (fresh > 0 and waited_s >= self._every_s)
+
+
+def _columns(checkpoint: Checkpoint) -> tuple[object, ...]:
+    return (
+        checkpoint.stream, checkpoint.seq, _raw(checkpoint.chain_head), checkpoint.previous_seq,
+        _raw(checkpoint.merkle_root), checkpoint.at, checkpoint.kid, checkpoint.line(),
+    )  # fmt: skip
+
+
+def _raw(digest: str) -> bytes:
+    return b64url_decode(digest.removeprefix("sha-256:"))

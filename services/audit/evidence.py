@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from services.audit.fields import clean, clean_or_none
+from remit.projection.fields import clean, clean_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.audit.database import Pool, answering
-from services.audit.folding import restore
+from services.audit.project import restore
 from services.audit.reconciler import Standing
 from services.audit.store import ROWS_OF, kept
 
 if TYPE_CHECKING:
-    from services.audit.folding import KeptRow
-    from services.audit.tracking import Tracked
+    from remit.projection.tracking import Tracked
+    from services.audit.project import KeptRow
 
 MAX_OVERDUE = 1_000
 """Of one round; each is rebuilt from its rows, so the number bounds the memory."""

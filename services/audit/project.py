@@ -1,255 +1,170 @@
-"""What an action's events add up to, as one row of `audit.actions_all`: a pure function of the fold.
+"""Folds a batch of stored messages into what one transaction writes. Pure: memory in, rows out.
 
-Recomputed whole whenever an event was folded, so that projecting twice, late or anew gives the same row.
-Source: design, dashboard section 3 (read model) and standards section 3.4 (telemetry fields).
+An event that cannot be believed, or may not follow, is chained and kept, and changes no action. Source: design, bus section 5.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
-from remit.canonical import strict_loads
-from remit.errors import CanonicalError
-from remit.events import (
-    ActionApprovalRequested,
-    ActionApproved,
-    ActionAudited,
-    ActionEvaluated,
-    ActionExecuted,
-    ActionProposed,
-    ActionRefused,
-    ActionRevoked,
-    ActionStarted,
-    ActionTokenized,
-)
-from remit.fold import ActionState, is_terminal
-from remit.reasons import Outcome, Reason, Stage
-from services.audit.fields import clean, clean_or_none, milliseconds, numeric_date, person, small, stamp, texts
-from services.audit.redact import redact_arguments, redact_text
-from services.audit.shapes import call_shape
+from remit.envelope import Recorded, Signed, event_class, parse
+from remit.events import ActionEvent, ActionProposed, RemitEvent
+from remit.fold import ActionState, RemitState
+from remit.ledger_chain import VALID, Evidence, judge_action, judge_remit, link
+from remit.projection.action_columns import action_row
+from remit.projection.event_columns import addressed_to, event_columns
+from remit.projection.fields import instant
+from remit.projection.remit_columns import grant_rows, remit_row
+from remit.projection.tracking import Row, Tracked, first_effect, remember, touches_approval
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable
     from datetime import datetime
 
-    from services.audit.tracking import Row, Tracked
 
-DWELL_MS = {1: 700, 2: 1_000, 3: 3_000, 4: 8_000}
-"""Least time a reviewer looks at a card, by tier (design, dashboard section 2)."""
-MAX_RATIONALE = 2_000
-_STATUS_OF_REFUSAL = {Reason.DENIED: "denied", Reason.EXPIRED: "expired"}
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """One message after the checks that need no history: believed (`recorded`), or the `code` of what is wrong with it."""
+
+    evidence: Evidence
+    recorded: Recorded | None
+    code: str
 
 
-def opening(event: ActionProposed, sensitive: Collection[str] | None = ()) -> Row:
-    """Return the columns a proposal fixes; `sensitive` are the arguments the registry marks x-remit-sensitive, None all."""
-    said, agent, tool = event.data, event.data.principal.agent, event.data.principal.tool
-    proposal = _proposal(said.proposal)
-    arguments: dict[str, Any] = proposal.get("arguments") or {}
-    action = said.action.name.removeprefix(f"{tool.name}.")
-    return {
-        "action_id": event.subject,
-        "remit_id": clean(said.remit_id, 64),
-        "tool": clean(tool.name),
-        "action": clean(action),
-        "tier": int(said.action.risk[1]),
-        "effect": said.action.effect,
-        "environment": clean(said.action.environment),
-        "resource_id": clean_or_none(said.action.resource_id),
-        "agent_id": clean(agent.id),
-        "agent_name": clean(agent.name),
-        "agent_version": clean(f"{agent.model_family} {agent.model_version}"),
-        "session": clean(agent.session),
-        "shape_digest": call_shape(tool.name, action, arguments),
-        "args": redact_arguments(arguments, sensitive),
-        "args_digest": said.action.args_digest,
-        "schema_digest": tool.schema_digest,
-        "scopes_requested": texts(said.scopes_requested),
-        "rationale": clean_or_none(redact_text(proposal.get("rationale")), MAX_RATIONALE),
-        "proposed_at": stamp(event.time),
-        # Nothing in an event tells these apart yet; a canary never becomes an action of an agent.
-        "batch_pos": 0,
-        "asked_agent": False,
-        "canary": False,
+@dataclass(frozen=True, slots=True)
+class KeptRow:
+    """One ledger row read back to rebuild an action; `verify_status` was decided when it was written."""
+
+    evidence: Evidence
+    verify_status: str
+    chain_hash: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction writes for one stream."""
+
+    first_seq: int
+    last_seq: int
+    head: bytes
+    events: list[Row] = field(default_factory=list[Row])
+    statuses: list[str] = field(default_factory=list[str])
+
+
+@dataclass(slots=True)
+class ActionBatch(Batch):
+    """The same for ACTIONS.
+
+    `uses` counts (remit id, grant number) of first outcomes, `seen` holds (agent id, agent name, remit id, time) of proposals.
+    """
+
+    touched: dict[str, Tracked] = field(default_factory=dict[str, Tracked])
+    uses: list[tuple[str, int, datetime]] = field(default_factory=list[tuple[str, int, "datetime"]])
+    seen: list[tuple[str, str, str, datetime]] = field(default_factory=list[tuple[str, str, str, "datetime"]])
+    approvals_changed: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        """Rows of `actions_all`, one per action that changed."""
+        return [action_row(tracked) for tracked in self.touched.values() if tracked.state.chain]
+
+
+@dataclass(slots=True)
+class RemitBatch(Batch):
+    """The same for REMITS: (remit row, its grant rows) in stream order."""
+
+    changes: list[tuple[Row, list[Row]]] = field(default_factory=list[tuple[Row, list[Row]]])
+
+
+def restore(action_id: str, rows: Iterable[KeptRow], sensitive: Callable[[str], Collection[str] | None]) -> Tracked:
+    """Rebuild an action's memory from its ledger rows, in stream order."""
+    tracked = Tracked(state=ActionState(action_id))
+    for row in rows:
+        recorded = _believed_before(row.evidence) if row.verify_status == VALID else None
+        tracked.state, status = judge_action(tracked.state, recorded, row.evidence.seq, row.verify_status)
+        remember(tracked, recorded, status, link=row.chain_hash, sensitive=sensitive)
+    return tracked
+
+
+def _believed_before(held: Evidence) -> Recorded:
+    signed = Signed(held.subject, held.body, held.kid or "", held.signature or b"")
+    return Recorded(parse(signed, event_class(held.subject)), signed, held.seq, held.at)
+
+
+def fold_actions(
+    admitted: list[Admitted],
+    *,
+    head: bytes,
+    memory: dict[str, Tracked],
+    sensitive: Callable[[str], Collection[str] | None],
+) -> ActionBatch:
+    """Fold contiguous messages of ACTIONS; `memory` must hold every action that has rows already, and is changed in place."""
+    batch = ActionBatch(admitted[0].evidence.seq, admitted[-1].evidence.seq, head)
+    for item in admitted:
+        batch.head = link(batch.head, item.evidence.seq, item.evidence.record)
+        action_id = addressed_to("ACTIONS", item.evidence.subject, item.recorded)
+        status = item.code
+        if action_id is not None:
+            tracked = memory.setdefault(action_id, Tracked(state=ActionState(action_id)))
+            tracked.state, status = judge_action(tracked.state, item.recorded, item.evidence.seq, item.code)
+            remember(tracked, item.recorded, status, link=batch.head, sensitive=sensitive)
+            batch.touched[action_id] = tracked
+            if item.recorded is not None and status == VALID:
+                _count(batch, tracked, cast("ActionEvent", item.recorded.event), item.evidence.at)
+        _keep(batch, "ACTIONS", item, status)
+    return batch
+
+
+def _count(batch: ActionBatch, tracked: Tracked, event: ActionEvent, at: datetime) -> None:
+    batch.approvals_changed = batch.approvals_changed or touches_approval(event)
+    said_at = instant(event.time) or at
+    used = first_effect(tracked, event)
+    if used is not None:
+        batch.uses.append((*used, said_at))
+    if isinstance(event, ActionProposed):
+        row = tracked.opening
+        batch.seen.append((row["agent_id"], row["agent_name"], row["remit_id"], said_at))
+
+
+def fold_remits(admitted: list[Admitted], *, head: bytes, memory: dict[str, RemitState]) -> RemitBatch:
+    """Fold contiguous messages of REMITS; `memory` must hold every remit that has rows already, and is changed in place."""
+    batch = RemitBatch(admitted[0].evidence.seq, admitted[-1].evidence.seq, head)
+    for item in admitted:
+        batch.head = link(batch.head, item.evidence.seq, item.evidence.record)
+        remit_id = addressed_to("REMITS", item.evidence.subject, item.recorded)
+        status = item.code
+        if remit_id is not None:
+            state = memory.setdefault(remit_id, RemitState(remit_id))
+            memory[remit_id], status = judge_remit(state, item.recorded, item.evidence.seq, item.code)
+            if item.recorded is not None and status == VALID:
+                event = cast("RemitEvent", item.recorded.event)
+                batch.changes.append((remit_row(event, item.evidence.seq), grant_rows(event)))
+        _keep(batch, "REMITS", item, status)
+    return batch
+
+
+def restore_remit(remit_id: str, rows: Iterable[KeptRow]) -> RemitState:
+    """Rebuild a remit's state from its ledger rows, in stream order."""
+    state = RemitState(remit_id)
+    for row in rows:
+        if row.verify_status == VALID:
+            state, _ = judge_remit(state, _believed_before(row.evidence), row.evidence.seq)
+    return state
+
+
+def _keep(batch: Batch, stream: str, item: Admitted, status: str) -> None:
+    held = item.evidence
+    ledger: dict[str, Any] = {
+        "stream": stream,
+        "stream_seq": held.seq,
+        "subject": held.subject,
+        "body": held.body,
+        "kid": held.kid,
+        "sig": held.signature,
+        "verify_status": status,
+        "chain_hash": batch.head,
+        "recorded_at": held.at,
     }
-
-
-def _proposal(text: str) -> dict[str, Any]:
-    try:
-        found = strict_loads(text.encode())
-    except CanonicalError:
-        return {}
-    # A service that signs anything else than a proposal must not be able to stop the projector.
-    fits = isinstance(found, dict) and isinstance(found.get("arguments"), dict)
-    return found if fits and isinstance(found.get("rationale"), str | None) else {}
-
-
-def action_row(tracked: Tracked) -> Row:
-    """Return the row of an action whose `proposed` is folded."""
-    state = tracked.state
-    last = state.chain[-1]
-    row: Row = {
-        **tracked.opening,
-        "version": last.event.n,
-        "first_seq": state.chain[0].seq,
-        "last_seq": last.seq,
-        "last_type": last.event.short,
-        "last_event_at": stamp(tracked.recorded_at),
-        "receipt_seq": last.seq if isinstance(last.event, ActionAudited) else None,
-        **_evaluation(state.find(ActionEvaluated)),
-        **_approval(state),
-        **_token(state),
-        **_execution(state.find(ActionExecuted)),
-        **_ending(tracked),
-    }
-    row["flags"] = sorted(tracked.flags)
-    row["latency_ms"] = _latencies(state)
-    row["total_ms"] = row["latency_ms"].get("total")
-    return row
-
-
-def _evaluation(event: ActionEvaluated | None) -> Row:
-    if event is None:
-        return {"matched_policies": [], "unnamed_sinks": [], "approver_group": []}
-    said, human = event.data, event.data.principal.human
-    return {
-        "human": person(human),
-        "human_iss": clean_or_none(human.iss if human else None),
-        "human_sub": clean_or_none(human.sub if human else None),
-        "grant_no": None if said.grant_no is None else small(said.grant_no),
-        "verdict": said.decision.verdict.value,
-        "reason": said.decision.reason.value,
-        "detail": clean_or_none(said.detail),
-        "policy_version": said.decision.policy_version,
-        "bundle_version": small(said.decision.bundle_version),
-        "rule_id": clean(said.matched_policies[0]) if said.matched_policies else None,
-        "matched_policies": texts(said.matched_policies),
-        "unnamed_sinks": texts(said.unnamed_sinks),
-        "approver_group": texts(said.approvers),
-        "quorum": small(said.quorum),
-        "evaluated_at": stamp(event.time),
-    }
-
-
-def _approval(state: ActionState) -> Row:
-    requests = [r.event for r in state.chain if isinstance(r.event, ActionApprovalRequested)]
-    approved = state.find(ActionApproved)
-    row: Row = {"narrowed": approved is not None and approved.data.narrowing is not None}
-    if not requests:
-        return row
-    first, latest = requests[0], requests[-1]
-    status, decided_at, approver = _decision(state)
-    tier = int(latest.data.action.risk[1])
-    votes = approved.data.votes if approved else latest.data.votes
-    return row | {
-        "approval_status": status,
-        "approver_group": texts(latest.data.approvers),
-        "approver": approver,
-        "votes": [{"by": clean(f"{v.iss}|{v.sub}", 768), "at": v.at.isoformat()} for v in votes],
-        "quorum": small(latest.data.quorum),
-        "round": small(latest.data.round),
-        "requested_at": stamp(first.time),
-        "expires_at": stamp(latest.expirytime),
-        "shown_digest": latest.data.shown_digest,
-        "decided_at": stamp(decided_at),
-        "approved_until": stamp(approved.data.approved_until) if approved else None,
-        "wait_ms": milliseconds(first.time, decided_at),
-        "dwell_min_ms": DWELL_MS[tier],
-    }
-
-
-def _decision(state: ActionState) -> tuple[str, datetime | None, str | None]:
-    """Return approval status, when it was reached, and by whom."""
-    approved, refused, revoked = state.find(ActionApproved), state.find(ActionRefused), state.find(ActionRevoked)
-    if approved is not None:
-        last_vote = approved.data.votes[-1] if approved.data.votes else None
-        return "approved", approved.time, clean(f"{last_vote.iss}|{last_vote.sub}", 768) if last_vote else None
-    if refused is not None and refused.data.stage is Stage.APPROVAL:
-        status = _STATUS_OF_REFUSAL.get(refused.data.reason, "withdrawn")
-        return status, refused.time, person(refused.data.by)
-    if revoked is not None:
-        return "withdrawn", revoked.time, person(revoked.data.by)
-    return "requested", None, None
-
-
-def _token(state: ActionState) -> Row:
-    minted, started = state.find(ActionTokenized), state.find(ActionStarted)
-    if minted is None:
-        return {"scopes_granted": []}
-    row: Row = {
-        "scopes_granted": texts(minted.data.scopes_granted),
-        "jti": clean(minted.data.jti),
-        "attempt": small(minted.data.attempt),
-        "token_expires_at": numeric_date(minted.data.exp),
-        "tokenized_at": stamp(minted.time),
-    }
-    if started is not None:
-        row |= {
-            "started_at": stamp(started.time),
-            "executor": clean(started.data.executor),
-            "claim_id": clean(started.data.claim_id),
-        }
-    return row
-
-
-def _execution(event: ActionExecuted | None) -> Row:
-    if event is None:
-        return {"redacted_paths": [], "scopes_used": []}
-    said = event.data
-    # Effect bounds beyond the result's schema are declared nowhere yet: null means "not checked", never a tick.
-    effect_ok = False if said.result_omitted == "schema_violation" or not said.effect_matches_decision else None
-    return {
-        "outcome": said.outcome.value,
-        "match": _match(said.outcome, same=said.executed_digest == said.action.args_digest and effect_ok is not False),
-        "executed_digest": said.executed_digest,
-        "effect_ok": effect_ok,
-        "error": clean_or_none(said.error),
-        "result_digest": said.result_digest,
-        "result_omitted": said.result_omitted,
-        "redacted_paths": texts(said.redacted_paths),
-        "scopes_used": texts(said.scopes_used),
-        "executed_at": stamp(event.time),
-    }
-
-
-def _match(outcome: Outcome, *, same: bool) -> str:
-    if outcome is Outcome.UNKNOWN:
-        return "not_checked"
-    return "match" if same else "differs"
-
-
-def _ending(tracked: Tracked) -> Row:
-    event = tracked.terminal
-    row: Row = {"terminal": event.short if event else None}
-    match event:
-        case ActionRefused():
-            row |= {"refused_stage": event.data.stage.value, "refused_reason": event.data.reason.value}
-            row |= {"result_status": "refused", "detail": clean_or_none(event.data.detail)}
-        case ActionExecuted():
-            error = f": {clean(event.data.error)}" if event.data.error else ""
-            row["result_status"] = f"{event.data.outcome.value}{error}"
-        case ActionEvaluated():
-            row["result_status"] = "blocked"
-        case ActionRevoked():
-            row |= {"result_status": "revoked", "detail": clean(event.data.cause)}
-        case _:
-            pass
-    return row
-
-
-def _latencies(state: ActionState) -> dict[str, int]:
-    """Return milliseconds by stage: what the signed times say, then what the executor measured itself."""
-    times = {r.event.short: r.event.time for r in reversed(state.chain)}
-    answered = times.get("approved") or (times.get("refused") if "tokenized" not in times else None)
-    stages = {
-        "policy": milliseconds(times.get("proposed"), times.get("evaluated")),
-        "approval": milliseconds(times.get("evaluated"), answered),
-        "tokens": milliseconds(times.get("approved"), times.get("tokenized")),
-        "executor": milliseconds(times.get("tokenized"), times.get("executed")),
-    }
-    found = {stage: value for stage, value in stages.items() if value is not None}
-    last = next(r.event for r in reversed(state.chain) if not isinstance(r.event, ActionAudited))
-    if is_terminal(last):  # pyright: ignore[reportArgumentType]  (every event of an action is an ActionEvent)
-        found["total"] = milliseconds(state.chain[0].event.time, last.time) or 0
-    executed = state.find(ActionExecuted)
-    measured = executed.data.latency_ms if executed else {}
-    return found | {clean(name, 64): small(value) for name, value in measured.items()}
+    batch.events.append(ledger | event_columns(stream, held.subject, item.recorded))
+    batch.statuses.append(status)

@@ -23,10 +23,10 @@ from services.audit.source import Source, taken
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-    from remit.runtime.bus import Bus
+    from remit.runtime.bus import Bus, Stored
     from remit.runtime.delivery import Inbound
-    from services.audit.folding import Admitted
     from services.audit.handlers import AuditHandlers
+    from services.audit.project import Admitted
     from services.audit.store import Store
 
 log = structlog.get_logger("audit.projector")
@@ -205,7 +205,7 @@ class Projector:
             return
         found = await self._bus.leader_read(stream, {"seq": last_seq})
         record = await tenure.store.record_at(stream, last_seq)
-        if found is None or evidence_from(last_seq, found.subject, found.body, found.headers).record != record:
+        if found is None or not _is_same(found, record):
             raise GapError(
                 f"{stream} sequence {last_seq} is not what the ledger holds: the stream was cut, replaced or recreated. "
                 "Restore it from a backup, or rebuild the ledger; nothing was projected"
@@ -223,6 +223,12 @@ class Projector:
                     await source.acknowledge(messages)
         finally:
             await source.close()
+
+
+def _is_same(found: Stored, record: bytes | None) -> bool:
+    if found.time is None:
+        return False
+    return evidence_from((found.seq, found.time), found.subject, found.body, found.headers).record == record
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> str:

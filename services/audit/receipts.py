@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING
 import structlog
 
 from remit.events import ActionAudited
+from remit.projection.tracking import is_unresolved
 from remit.runtime.ledger import Draft, Superseded
 from services.audit.chain import receipt
-from services.audit.tracking import is_unresolved
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from remit.fold import ActionState
-    from services.audit.tracking import Tracked
+    from remit.projection.tracking import Tracked
 
 log = structlog.get_logger("audit.receipts")
 
 CONCURRENT = 64
 MAX_WAITING = 10_000
 """More are left to the next reconciliation: memory stays bounded when the stream is slow."""
+MAX_RACES = 5
+"""Lost to junk on the same action; the next reconciliation tries again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,8 @@ class Receipts:
     read: Callable[[str], Awaitable[ActionState]]
     overdue: Callable[[int], Awaitable[list[Tracked]]]
     every_s: float
-    offered: set[str] = field(default_factory=set[str])
+    offered: set[tuple[str, str | None]] = field(default_factory=set[tuple[str, str | None]])
+    """Action and head of its chain: once more is resolved, another receipt is due."""
     queue: asyncio.Queue[tuple[ActionState, Draft]] = field(default_factory=lambda: asyncio.Queue(MAX_WAITING))
 
     def offer(self, finished: list[Tracked]) -> None:
@@ -48,10 +51,10 @@ class Receipts:
 
     def _queue(self, tracked: Tracked) -> None:
         state = tracked.state
-        if state.action_id in self.offered or self.queue.full():
+        if _key(state) in self.offered or self.queue.full():
             return
         # Both are immutable from here on: the memory may go on folding.
-        self.offered.add(state.action_id)
+        self.offered.add(_key(state))
         self.queue.put_nowait((state, Draft(event=ActionAudited, data=receipt(tracked))))
 
     async def run(self) -> None:
@@ -65,11 +68,26 @@ class Receipts:
         while True:
             state, draft = await self.queue.get()
             try:
-                await self.append(state, draft)
-            except Superseded:
-                log.info("receipt already there", action=state.action_id)
+                await self._close(state, draft)
             finally:
-                self.offered.discard(state.action_id)
+                self.offered.discard(_key(state))
+
+    async def _close(self, state: ActionState, draft: Draft) -> None:
+        """Append a receipt unless the action's chain grew: it says where the chain ends, so it may not be stored after more.
+
+        What came in between is projected like everything else, and the action is offered again with what it became.
+        """
+        current = state
+        for _ in range(MAX_RACES):
+            try:
+                await self.append(current, draft)
+            except Superseded as lost:
+                if lost.state.head != state.head:
+                    log.info("the action has its receipt, or moved on", action=state.action_id)
+                    return
+                current = lost.state
+            else:
+                return
 
     async def _reconcile(self) -> None:
         while True:
@@ -81,3 +99,7 @@ class Receipts:
     async def _is_current(self, tracked: Tracked) -> bool:
         # A resolution that is not projected yet must not be shut out by a receipt for the doubt before it.
         return (await self.read(tracked.state.action_id)).head == tracked.state.head
+
+
+def _key(state: ActionState) -> tuple[str, str | None]:
+    return state.action_id, state.head

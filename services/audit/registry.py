@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from remit import tables
 from remit.errors import StaleBundleError
+from remit.projection.encoding import to_json
+from remit.projection.fields import clean, clean_or_none
 from services.audit.database import Pool, answering
-from services.audit.encoding import to_json
-from services.audit.fields import clean, clean_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from remit.evaluation import CompiledBundle
     from remit.evaluation.actions import CompiledAction
-    from services.audit.tracking import Row
+    from remit.projection.tracking import Row
 
 LOOK_EVERY_S = 5.0
 WIDTH_EVERY = timedelta(hours=24)
@@ -73,13 +73,13 @@ class Registry:
         self._width_at: datetime | None = None
 
     def sensitive(self, action: str) -> Collection[str] | None:
-        """Return the arguments of `tool.action` that are hidden on display; None, all of them, while no registry is known."""
+        """Return the arguments of `tool.action` that are hidden on display; None, all of them, while nobody can say which."""
         tool, _, name = action.partition(".")
         try:
             found = self._current().action(tool, name)
         except StaleBundleError:
             return None
-        return found.sensitive if found else ()
+        return found.sensitive if found else None
 
     async def run(self) -> None:
         """Keep the tables in step with the bundle, for ever.

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from remit import tables
-from services.audit.encoding import to_json
+from remit.projection.encoding import to_json
 
 if TYPE_CHECKING:
+    from remit.projection.tracking import Row
     from services.audit.database import Connection
-    from services.audit.tracking import Row
 
 _GRANT_COLUMNS = [name for name in tables.grants.columns.keys() if name not in {"used", "last_used_at", "revoked_at"}]  # noqa: SIM118  (a collection of columns)
 _RENEWED = ", ".join(f"{c} = excluded.{c}" for c in _GRANT_COLUMNS if c not in {"remit_id", "grant_no", "granted_at"})

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import nats.errors
@@ -33,6 +35,9 @@ GRACE_S = 1.0
 ACK_TIMEOUT_S = 5.0
 RESET_TIMEOUT_S = 5.0
 PENDING_HEADER = "Nats-Pending-Messages"
+SHORT_REPLY = 9
+"""Tokens of a `$JS.ACK` subject without domain and account: stream, consumer, delivered, two sequences, time, pending."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Source:
@@ -158,4 +163,15 @@ class Source:
 
 def taken(messages: list[Msg]) -> list[Inbound]:
     """Return the messages as the handlers read them, in stream order."""
-    return sorted((inbound_from(msg) for msg in messages), key=lambda inbound: inbound.seq or 0)
+    found = (replace(inbound_from(msg), time=stored_at(msg.reply)) for msg in messages)
+    return sorted(found, key=lambda inbound: inbound.seq or 0)
+
+
+def stored_at(reply: str) -> datetime:
+    """Return when the broker stored a message, cut to microseconds as in its answer to a read.
+
+    nats-py goes through a float, which rounds: the chain covers the time, so both ways must give the same.
+    """
+    tokens = reply.split(".")
+    nanoseconds = int(tokens[7] if len(tokens) == SHORT_REPLY else tokens[9])
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1_000)

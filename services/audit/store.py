@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from remit import tables
 from remit.errors import TransientError
 from remit.ledger_chain import Evidence, record_digest
-from services.audit.encoding import to_json
-from services.audit.folding import KeptRow
+from remit.projection.encoding import to_json
+from services.audit.project import KeptRow
 from services.audit.remit_rows import write_remit
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from services.audit.database import Connection, Fence
-    from services.audit.folding import ActionBatch, Batch, RemitBatch
+    from services.audit.project import ActionBatch, Batch, RemitBatch
 
 CHANNEL = "remit_approvals"
 """The dashboard listens here; a hint that `audit.cursor` has a newer version, never data."""
@@ -104,7 +104,7 @@ class Store:
 
     async def record_at(self, stream: str, seq: int) -> bytes | None:
         """Return the digest of the message that the ledger holds at a sequence."""
-        query = "SELECT subject, kid, sig, body_sha256 FROM audit.audit_event WHERE stream = $1 AND stream_seq = $2"
+        query = "SELECT subject, kid, sig, body_sha256, recorded_at FROM audit.audit_event WHERE stream = $1 AND stream_seq = $2"
         found = await self._fence.fetch(query, stream, seq)
         return record_digest(*found[0]) if found else None
 
@@ -180,6 +180,7 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
 def kept(row: asyncpg.Record) -> KeptRow:
     """Read one ledger row back."""
     evidence = Evidence(
-        seq=row["stream_seq"], subject=row["subject"], body=row["body"], kid=row["kid"], signature=row["sig"]
-    )
-    return KeptRow(evidence, row["recorded_at"], row["verify_status"], row["chain_hash"])
+        seq=row["stream_seq"], subject=row["subject"], body=row["body"], kid=row["kid"], signature=row["sig"],
+        at=row["recorded_at"],
+    )  # fmt: skip
+    return KeptRow(evidence, row["verify_status"], row["chain_hash"])

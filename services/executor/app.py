@@ -37,7 +37,7 @@ def build(settings: ExecutorSettings | None = None) -> Service:
     settings = settings or ExecutorSettings()  # pyright: ignore[reportCallIssue]  (fields come from the environment)
     service = Service("executor", settings)
     store = ClaimStore(replica=service.replica, evidence_max_age_s=settings.evidence_max_age_s)
-    caller = Caller(connectors_of(settings), settings.tool_concurrency)
+    caller = Caller(connectors_of(settings), settings.tool_concurrency, store.may_send)
     outbox = Outbox(
         ledger=service.ledger,
         claims=store,

@@ -7,14 +7,18 @@ Source: design, bus section 7.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import orjson
 
 from remit.errors import TransientError
+from remit.ids import fresh_key
 from remit.runtime.crash import crash_point
+from services.executor import rows
+from services.executor.results import without_result
+from services.executor.rows import Queued, Refusal, Row, as_draft, queued_of, row_of, storable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from services.executor.decide import Order
 
 Found = TypeVar("Found")
-CLAIMED, EXISTS, EVIDENCE_STALE = "claimed", "exists", "evidence_stale"
+CLAIMED, EXISTS, EVIDENCE_STALE, TAKEN = "claimed", "exists", "evidence_stale", "taken"
 DOWN = (
     OSError,
     TimeoutError,
@@ -40,88 +44,6 @@ DOWN = (
 CLAIM_TRIES = 3
 LEASE_S = 15.0
 """How long an interrupted claim belongs to the sweeper that found it."""
-
-_CLAIM = "SELECT control.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-_ROW = (
-    "SELECT action_id, claim_id, attempt, args_digest, state, reason, draft FROM control.execution WHERE action_id = $1"
-)
-_REFUSE = """
-INSERT INTO control.execution (action_id, remit_id, attempt, claim_id, executor, state, reason, finished_at)
-VALUES ($1, $2, $3, $4, $5, 'refused', $6, clock_timestamp())
-ON CONFLICT (action_id) DO NOTHING
-RETURNING action_id
-"""
-_CONCLUDE = """
-WITH held AS (
-    SELECT action_id, state FROM control.execution
-    WHERE action_id = $1 AND claim_id = $2 AND (state = 'in_flight' OR (state = 'unknown' AND $3 <> 'unknown'))
-    FOR UPDATE
-), done AS (
-    UPDATE control.execution AS e SET state = $3, finished_at = clock_timestamp(), draft = $4::jsonb
-    FROM held WHERE e.action_id = held.action_id
-)
-INSERT INTO control.outbox (service, subject_id, event_type, discriminator, draft)
-SELECT 'executor', action_id, 'executed', CASE state WHEN 'unknown' THEN $5 || ':resolved' ELSE $5 END, $4::jsonb FROM held
-RETURNING id, discriminator
-"""
-_TAKE_OVER = "SELECT control.take_over($1, $2, $3, $4, $5)"
-_LEASE = """
-UPDATE control.execution AS e SET deadline = clock_timestamp() + make_interval(secs => $1)
-WHERE e.action_id IN (
-    SELECT action_id FROM control.execution WHERE state = 'in_flight' AND deadline < clock_timestamp()
-    ORDER BY deadline LIMIT $2 FOR UPDATE SKIP LOCKED
-)
-RETURNING e.action_id, e.claim_id, e.attempt, e.args_digest, e.state, e.reason, e.draft
-"""
-_UNDONE = """
-SELECT id, subject_id, event_type, discriminator, draft FROM control.outbox
-WHERE service = 'executor' AND done_at IS NULL AND created_at < clock_timestamp() - make_interval(secs => $1)
-ORDER BY created_at LIMIT $2
-"""
-_DONE = "DELETE FROM control.outbox WHERE id = ANY($1::bigint[])"
-_EVIDENCE_AGE = (
-    "SELECT extract(epoch FROM clock_timestamp() - at)::float8 FROM control.heartbeat WHERE service = 'audit'"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row of `control.execution`; `claim_id` is None where approval refused the action in advance."""
-
-    action_id: str
-    claim_id: str | None
-    attempt: int
-    args_digest: str | None
-    state: str
-    reason: str | None
-    draft: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """What a refused row says."""
-
-    action_id: str
-    remit_id: str
-    attempt: int
-    claim_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queued:
-    """One outbox row: the event is true, and must be appended under this discriminator."""
-
-    id: int
-    subject_id: str
-    event_type: str
-    discriminator: str
-    draft: dict[str, Any]
-
-
-def as_draft(data: Executed) -> bytes:
-    """Return what execution and outbox store of an event."""
-    return orjson.dumps({"data": data.model_dump(mode="json", exclude_none=True)})
 
 
 class ClaimStore:
@@ -149,66 +71,83 @@ class ClaimStore:
     async def claim(self, order: Order, claim_id: str) -> str:
         """Ask for the right to call; return `claimed`, `exists`, `evidence_stale`, or the reason of a stored refusal.
 
-        A lost answer leaves the commit in doubt, so the same claim is sent again: whoever is told `exists` and finds
-        their own claim id in the row holds it.
+        A lost answer leaves the commit in doubt, so the same claim is sent again. The claim id is that of the announcement
+        and others may send it too: whoever is told `exists` and finds their own nonce in the row holds it.
 
         Raises:
             TransientError: Postgres did not answer; whether the row exists is settled at the next delivery.
 
         """
+        nonce = fresh_key()
         arguments = (
             order.action_id, order.jti, order.remit_id, order.grant_no, order.attempt, order.args_digest, claim_id,
             self._replica, order.deadline_s, order.expires_at, order.human, order.agent, order.action.id,
-            self._evidence_max_age_s,
+            self._evidence_max_age_s, nonce,
         )  # fmt: skip
         for last in range(CLAIM_TRIES):
             try:
-                return await self._ask(arguments)
+                answer = await self._ask(arguments)
             except DOWN as error:
                 if last == CLAIM_TRIES - 1:
                     raise TransientError(f"claim of {order.action_id} got no answer: {type(error).__name__}") from None
                 await asyncio.sleep(0.2 * (last + 1))
+                continue
+            is_ours = answer == EXISTS and last > 0 and await self._is_ours(order.action_id, nonce)
+            return CLAIMED if is_ours else answer
         raise AssertionError
 
     async def _ask(self, arguments: tuple[Any, ...]) -> str:
         async with self._pool.acquire() as connection:
             asyncio.get_running_loop().call_soon(crash_point, "executor", "X2")
-            return await connection.fetchval(_CLAIM, *arguments)
+            return await connection.fetchval(rows.CLAIM, *arguments)
+
+    async def _is_ours(self, action_id: str, nonce: str) -> bool:
+        return bool(await _answered(self._pool.fetchval(rows.IS_OURS, action_id, nonce)))
+
+    async def may_send(self, order: Order, claim_id: str) -> bool:
+        """Ask the fence again before a call is repeated or sent late; moves the claim's deadline when it may."""
+        return await _answered(
+            self._pool.fetchval(
+                rows.MAY_SEND, order.action_id, claim_id, order.expires_at, order.deadline_s, self._evidence_max_age_s
+            )
+        )
 
     async def row(self, action_id: str) -> Row | None:
         """Return the action's row, or None."""
-        found = await _answered(self._pool.fetchrow(_ROW, action_id))
-        return None if found is None else _row(found)
+        found = await _answered(self._pool.fetchrow(rows.ROW, action_id))
+        return None if found is None else row_of(found)
 
     async def refuse(self, claimed: Refusal) -> bool:
         """Occupy an announced action's row with a refusal, so that nobody can claim it any more; False when it has a row.
 
         Needed only after `started`: another replica may be about to claim what this one refuses.
         """
-        return (
-            await _answered(
-                self._pool.fetchval(
-                    _REFUSE,
-                    claimed.action_id,
-                    claimed.remit_id,
-                    claimed.attempt,
-                    claimed.claim_id,
-                    self._replica,
-                    claimed.reason,
-                )
-            )
-            is not None
+        arguments = (
+            claimed.action_id,
+            claimed.remit_id,
+            claimed.attempt,
+            claimed.claim_id,
+            self._replica,
+            claimed.reason,
         )
+        return await _answered(self._pool.fetchval(rows.REFUSE, *arguments))
 
     async def conclude(self, *, action_id: str, claim_id: str, data: Executed) -> Queued | None:
         """Store an outcome and its event in one transaction; None when the claim is not held or already concluded.
 
         An `unknown` may be replaced once by what the same claim learns later; its event then has its own discriminator.
+        What Postgres cannot store costs the result, never the outcome.
         """
-        draft = as_draft(data)
-        found = await _answered(
-            self._pool.fetchrow(_CONCLUDE, action_id, claim_id, str(data.outcome), draft.decode(), str(data.attempt))
-        )
+        try:
+            return await self._conclude(action_id, claim_id, data, as_draft(data))
+        except asyncpg.DataError:
+            draft = storable(as_draft(without_result(data)))
+        found = await self._conclude(action_id, claim_id, data, draft)
+        return None if found is None else replace(found, is_stripped=True)
+
+    async def _conclude(self, action_id: str, claim_id: str, data: Executed, draft: bytes) -> Queued | None:
+        arguments = (action_id, claim_id, str(data.outcome), draft.decode(), str(data.attempt))
+        found = await _answered(self._pool.fetchrow(rows.CONCLUDE, *arguments))
         if found is None:
             return None
         return Queued(
@@ -216,42 +155,49 @@ class ClaimStore:
             draft=orjson.loads(draft),
         )  # fmt: skip
 
+    async def keep_late(self, data: Executed) -> None:
+        """Keep an outcome that came after another one was concluded: evidence for people, never appended."""
+        draft = storable(as_draft(data)).decode()
+        await _answered(self._pool.execute(rows.KEEP_LATE, data.txn, data.claim_id, draft))
+
     async def take_over(self, row: Row, *, claim_id: str, deadline_s: float) -> bool:
-        """Continue an interrupted claim under a new id: once, and only while nothing was stopped or ended since."""
-        return await _answered(
-            self._pool.fetchval(_TAKE_OVER, row.action_id, row.claim_id, claim_id, self._replica, deadline_s)
+        """Continue an interrupted claim under a new id: once, and only while nothing was stopped or ended since.
+
+        Raises:
+            TransientError: nobody writes the evidence at present, or Postgres does not answer; ask again later.
+
+        """
+        answer = await _answered(
+            self._pool.fetchval(
+                rows.TAKE_OVER,
+                row.action_id,
+                row.claim_id,
+                claim_id,
+                self._replica,
+                deadline_s,
+                self._evidence_max_age_s,
+            )
         )
+        if answer == EVIDENCE_STALE:
+            raise TransientError(f"action {row.action_id} waits for the projector; evidence gates effect")
+        return answer == TAKEN
 
     async def lease_interrupted(self, limit: int) -> list[Row]:
         """Return claims past their deadline; each is this replica's for `LEASE_S` seconds."""
-        return [_row(found) for found in await _answered(self._pool.fetch(_LEASE, LEASE_S, limit))]
+        return [row_of(found) for found in await _answered(self._pool.fetch(rows.LEASE, LEASE_S, limit))]
 
-    async def undone(self, *, older_than_s: float, limit: int) -> list[Queued]:
-        """Return outbox rows whose event may not be in the ledger yet, oldest first."""
-        return [
-            Queued(
-                id=row["id"], subject_id=row["subject_id"], event_type=row["event_type"],
-                discriminator=row["discriminator"], draft=orjson.loads(row["draft"]),
-            )
-            for row in await _answered(self._pool.fetch(_UNDONE, older_than_s, limit))
-        ]  # fmt: skip
+    async def undone(self, *, after_id: int = 0, older_than_s: float, limit: int) -> list[Queued]:
+        """Return outbox rows beyond an id whose event may not be in the ledger yet, oldest first."""
+        found = await _answered(self._pool.fetch(rows.UNDONE, after_id, older_than_s, limit))
+        return [queued_of(each) for each in found]
 
     async def mark_done(self, ids: Sequence[int]) -> None:
         """Delete rows whose events are in the ledger: what they said stands there and in `execution`."""
-        await _answered(self._pool.execute(_DONE, list(ids)))
+        await _answered(self._pool.execute(rows.DONE, list(ids)))
 
     async def evidence_age_s(self) -> float | None:
         """Return the age of the projector's heartbeat, or None when there never was one."""
-        return await _answered(self._pool.fetchval(_EVIDENCE_AGE))
-
-
-def _row(found: asyncpg.Record) -> Row:
-    draft = found["draft"]
-    return Row(
-        action_id=found["action_id"], claim_id=found["claim_id"], attempt=found["attempt"],
-        args_digest=found["args_digest"], state=found["state"], reason=found["reason"],
-        draft=None if draft is None else orjson.loads(draft),
-    )  # fmt: skip
+        return await _answered(self._pool.fetchval(rows.EVIDENCE_AGE))
 
 
 async def _answered(question: Awaitable[Found]) -> Found:

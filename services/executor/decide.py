@@ -18,6 +18,7 @@ from remit.errors import CanonicalError
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
 from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized, Refused, Started
 from remit.fold import MAX_ATTEMPTS
+from remit.ids import derive
 from remit.proposal import Proposal
 from remit.reasons import Reason, Stage
 
@@ -182,6 +183,16 @@ def when_expired(order: Order, *, is_started: bool) -> Refuse | Literal[Next.REI
     if order.attempt < MAX_ATTEMPTS:
         return Next.REISSUE
     return Refuse(Reason.TOKEN_EXPIRED, f"token {MAX_ATTEMPTS} of {MAX_ATTEMPTS} expired before the call could start")
+
+
+def claim_id(action_id: str, attempt: int) -> str:
+    """Return the claim of one token: derived, so that announcement, claim and outcome name the same one after a crash too."""
+    return f"clm_{derive('claim', action_id, str(attempt)).hex}"
+
+
+def continued(interrupted: str) -> str:
+    """Return the claim that continues an interrupted one; that happens once (design, bus section 7)."""
+    return f"{interrupted}.2"
 
 
 def started(state: ActionState, order: Order, *, claim_id: str, replica: str) -> Started:

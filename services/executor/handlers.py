@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from remit.errors import TransientError
 from remit.events import ActionApproved, ActionRefused, ActionStarted, ActionTokenized
-from remit.ids import ACTION_ID, fresh_key
+from remit.ids import ACTION_ID
 from remit.runtime.crash import crash_point
 from remit.runtime.ledger import Draft, Ledger, Superseded
 from services.executor import claims, decide, results
+from services.executor.calls import Held
 from services.executor.decide import Next, Order, Refuse
+from services.executor.rows import Refusal
 from services.executor.sealed import ExpiredTokenError
 
 if TYPE_CHECKING:
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from remit.fold import ActionState
     from remit.runtime.delivery import Inbound
     from services.executor.calls import Caller
-    from services.executor.claims import ClaimStore, Row
+    from services.executor.claims import ClaimStore
     from services.executor.connectors.protocol import Ready
     from services.executor.evidence import Evidence
     from services.executor.outbox import Outbox
+    from services.executor.rows import Row
     from services.executor.sealed import SealedTokens
 
 
@@ -98,8 +101,8 @@ class ExecutorHandlers:
         return await self._start(state, order, ready)
 
     async def _start(self, state: ActionState, order: Order, ready: Ready) -> None:
-        claim_id = new_claim_id()
         if not isinstance(state.last, ActionStarted):
+            claim_id = decide.claim_id(order.action_id, order.attempt)
             data = decide.started(state, order, claim_id=claim_id, replica=self.replica)
             draft = Draft(event=ActionStarted, data=data, discriminator=str(order.attempt))
             try:
@@ -108,20 +111,19 @@ class ExecutorHandlers:
                 state = lost.state
         crash_point("executor", "X1")
         if isinstance(state.last, ActionStarted) and state.last.data.jti == order.jti:
-            await self._claim(state, order, ready, claim_id)
+            await self._claim(state, order, ready, state.last.data.claim_id)
         # Anything else: it ended, or another token overtook this one and has a delivery of its own.
 
     async def _claim(self, state: ActionState, order: Order, ready: Ready, claim_id: str) -> None:
+        held = Held.now(order, claim_id)
         answer = await self.claims.claim(order, claim_id)
         if answer == claims.EVIDENCE_STALE:
             raise TransientError(f"action {order.action_id} waits for the projector; evidence gates effect")
         if answer == claims.EXISTS:
-            row = await self.claims.row(order.action_id)
-            if row is None or row.claim_id != claim_id or row.state != "in_flight":
-                return await self._settle(state, row)
-        elif answer != claims.CLAIMED:
+            return await self._settle(state, await self.claims.row(order.action_id))
+        if answer != claims.CLAIMED:
             return await self._append_refusal(state, decide.refusal_of(answer))
-        outcome, call = await self.caller.perform(order, ready, claim_id=claim_id)
+        outcome, call = await self.caller.perform(order, ready, held)
         return await self.outbox.record(state, results.executed(state, outcome, call, order.action, now=self.clock()))
 
     async def _settle(self, state: ActionState, row: Row | None) -> None:
@@ -140,9 +142,10 @@ class ExecutorHandlers:
             except Superseded as lost:
                 state = lost.state
         if isinstance(state.last, ActionStarted):
-            occupied = claims.Refusal(
-                action_id=state.action_id, remit_id=state.last.data.remit_id, attempt=state.last.data.attempt,
-                claim_id=new_claim_id(), reason=str(refusal.reason),
+            said = state.last.data
+            occupied = Refusal(
+                action_id=state.action_id, remit_id=said.remit_id, attempt=said.attempt, claim_id=said.claim_id,
+                reason=str(refusal.reason),
             )  # fmt: skip
             if await self.claims.refuse(occupied):
                 await self._append_refusal(state, refusal)
@@ -155,11 +158,6 @@ class ExecutorHandlers:
         except Superseded as lost:
             if not lost.state.is_terminal:
                 raise TransientError(f"action {state.action_id} moved while it was refused") from None
-
-
-def new_claim_id() -> str:
-    """Return an id that no other attempt to claim can have, so that a lost answer can be told from a lost race."""
-    return f"clm_{fresh_key()}"
 
 
 def _refused(state: ActionState, refusal: Refuse) -> Draft:

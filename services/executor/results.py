@@ -11,7 +11,7 @@ from remit.canonical import digest
 from remit.errors import CanonicalError
 from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized, Executed
 from remit.reasons import Outcome
-from services.executor.redact import redact
+from remit.redaction import redact
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from remit.evaluation import CompiledAction
     from remit.fold import ActionState
+    from services.executor.rows import Queued, Row
 
 MAX_REDACTED_BYTES = 40_000
 """Result and paths together; the marks can outgrow what they replace, and the event must stay under 64 KiB."""
 
-AT_THE_DOOR = frozenset({"connection", "http_401", "http_403", "http_407", "http_429"})
-"""Failures that come before a tool looks at the idempotency key."""
+AT_THE_DOOR = frozenset({"args_mismatch", "connection", "http_401", "http_403", "http_407", "http_429", "not_sent"})
+"""Failures that come before a tool looks at the idempotency key, or before anything was sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,23 +85,72 @@ def present(answer: Answer, action: CompiledAction) -> Presented:
     if answer.outcome is Outcome.UNKNOWN:
         return Presented(error=answer.error)
     try:
-        result_digest = digest(answer.value)
+        digest(answer.value)
     except CanonicalError:
         return Presented(omitted="schema_violation", error=answer.error or "result_not_canonical")
     raw = orjson.dumps(answer.value)
     if len(raw) > action.entry.result_max_bytes:
-        return Presented(result_digest=result_digest, omitted="too_large", error=answer.error or "result_too_large")
+        return Presented(omitted="too_large", error=answer.error or "result_too_large")
     if b"\\u0000" in raw:
         # Postgres can store a NUL in no JSON column, and an outcome that cannot be stored would be lost.
-        return Presented(
-            result_digest=result_digest, omitted="schema_violation", error=answer.error or "result_has_nul"
-        )
+        return Presented(omitted="schema_violation", error=answer.error or "result_has_nul")
     if answer.outcome is Outcome.SUCCEEDED and action.result_violation(answer.value) is not None:
-        return Presented(result_digest=result_digest, omitted="schema_violation", error="schema_violation")
+        return Presented(omitted="schema_violation", error="schema_violation")
     clean = redact(answer.value, action.entry.redact)
     if len(orjson.dumps([clean.value, clean.paths])) > MAX_REDACTED_BYTES:
-        return Presented(result_digest=result_digest, omitted="too_large", error=answer.error or "result_too_large")
-    return Presented(result=clean.value, result_digest=result_digest, error=answer.error, redacted_paths=clean.paths)
+        return Presented(omitted="too_large", error=answer.error or "result_too_large")
+    # The digest of what leaves: one over the unredacted result would let a short secret be guessed.
+    return Presented(
+        result=clean.value, result_digest=digest(clean.value), error=answer.error, redacted_paths=clean.paths
+    )
+
+
+def without_result(data: Executed, why: Literal["too_large", "schema_violation"] = "schema_violation") -> Executed:
+    """Return the same outcome without its result, for what a table or a stream cannot take."""
+    if data.result is None and not data.redacted_paths:
+        return data
+    error = data.error or {"too_large": "result_too_large", "schema_violation": "result_not_storable"}[why]
+    return data.model_copy(
+        update={"result": None, "result_digest": None, "result_omitted": why, "error": error, "redacted_paths": []}
+    )
+
+
+def is_news(data: Executed, row: Row | None) -> bool:
+    """Return whether an outcome that came too late says something else than the row that was concluded without it."""
+    return data.outcome is not Outcome.UNKNOWN and (row is None or row.state != data.outcome)
+
+
+def contradiction(data: Executed, queued: Queued) -> str | None:
+    """Return what in an outbox row does not agree with the execution it speaks of; only an agreeing row is signed.
+
+    The outbox is written by two services, and what stands in a table is not signed.
+    """
+    row = queued.row
+    if row is None or row.claim_id is None or queued.event_type != "executed":
+        return "no claim"
+    if (queued.subject_id, data.txn) != (row.action_id, row.action_id):
+        return "action"
+    if (data.attempt, data.claim_id) != (row.attempt, row.claim_id):
+        return "attempt or claim"
+    if data.action.args_digest != row.args_digest:
+        return "arguments"
+    if data.effect_matches_decision != (data.executed_digest == row.args_digest):
+        return "executed digest"
+    is_resolved = queued.discriminator == f"{row.attempt}:resolved"
+    if not is_resolved and (queued.discriminator != str(row.attempt) or data.finding is not None):
+        return "discriminator"
+    if data.outcome is Outcome.UNKNOWN:
+        # Its doubt may have been resolved since; the resolution has a row of its own.
+        return None if not is_resolved and row.state in {"unknown", "succeeded", "failed"} else "outcome"
+    return None if row.state == data.outcome else "outcome"
+
+
+def as_in_ledger(data: Executed, state: ActionState) -> Executed | None:
+    """Return the event with principal and action as the signed `tokenized` names them; None when there is no such event."""
+    token = state.find(ActionTokenized)
+    if token is None or token.data.remit_id != data.remit_id:
+        return None
+    return data.model_copy(update={"principal": token.data.principal, "action": token.data.action})
 
 
 def executed(

@@ -15,7 +15,7 @@ from nacl.public import PrivateKey, SealedBox
 from remit.canonical import b64url_decode, digest_bytes, strict_loads
 from remit.errors import CanonicalError, RemitError, TransientError
 from remit.reasons import Reason
-from remit.verify import Expected, RemoteKeys, TokenError, TokenFault, VerifiedToken, verify_action_token
+from remit.verify import Expected, RemoteKeys, TokenError, TokenFault, VerifiedToken, kid_of, verify_action_token
 from services.executor.decide import Refuse
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class SealedTokens:
             return Refuse(Reason.TOKEN_INVALID, "the sealed token is not the one the event speaks of")
         expected = Expected(issuer=self.issuer, audience=audience, key_thumbprint=self.thumbprint)
         try:
-            verified = verify_action_token(token, await self.keys.keys_for(token), expected, now=now)
+            verified = verify_action_token(token, await self.keys.keys_for(kid_of(token)), expected, now=now)
         except TokenError as error:
             if error.code is TokenFault.EXPIRED:
                 raise ExpiredTokenError(str(error)) from None

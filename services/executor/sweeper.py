@@ -14,8 +14,8 @@ import structlog
 from remit.errors import TransientError
 from remit.reasons import Outcome
 from services.executor import decide, results
+from services.executor.calls import Held
 from services.executor.decide import Order, Refuse
-from services.executor.handlers import new_claim_id
 from services.executor.results import Answer, Call
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from remit.fold import ActionState
     from remit.runtime.ledger import Ledger
     from services.executor.calls import Caller
-    from services.executor.claims import ClaimStore, Row
+    from services.executor.claims import ClaimStore
     from services.executor.outbox import Outbox
+    from services.executor.rows import Row
 
 log = structlog.get_logger("remit.executor.sweeper")
 
@@ -58,7 +59,14 @@ class Sweeper:
     async def sweep(self) -> int:
         """Take up to a batch of interrupted claims, end each, and return how many there were."""
         rows = await self.claims.lease_interrupted(BATCH)
-        await asyncio.gather(*(self._end(row) for row in rows))
+        failures = await asyncio.gather(*(self._end(row) for row in rows), return_exceptions=True)
+        for row, failure in zip(rows, failures, strict=True):
+            if isinstance(failure, TransientError):
+                log.warning("an interrupted claim waits", action_id=row.action_id, detail=str(failure))
+            elif failure is not None:
+                # One row that cannot be ended must not keep the others in doubt, and this one comes back after its lease.
+                self.outbox.telemetry.alarms.labels(kind="interrupted_claim_failed").inc()
+                log.error("an interrupted claim cannot be ended", action_id=row.action_id, exc_info=failure)
         return len(rows)
 
     async def _end(self, row: Row) -> None:
@@ -85,11 +93,12 @@ class Sweeper:
         ready = await self.caller.prepare(order)
         if isinstance(ready, Refuse):
             return False
-        claim_id = new_claim_id()
+        claim_id = decide.continued(row.claim_id or "")
+        held = Held.now(order, claim_id)
         if not await self.claims.take_over(row, claim_id=claim_id, deadline_s=order.deadline_s):
             return False
         log.info("an interrupted call is repeated with its own key", action_id=row.action_id, claim_id=claim_id)
-        answer, call = await self.caller.perform(order, ready, claim_id=claim_id)
+        answer, call = await self.caller.perform(order, ready, held)
         if answer.outcome is not Outcome.SUCCEEDED:
             # Whether the interrupted call had done it already is not answered by a failure of this one.
             answer = results.after_repetition(

@@ -38,7 +38,9 @@ def build(settings: IntakeSettings | None = None) -> Service:
         crash=partial(crash_point, "intake"),
         monotonic=monotonic,
     )
-    service.on_raw(stream="INTAKE", handler=handlers.on_proposal, emits=(ActionProposed,))
+    service.on_raw(
+        stream="INTAKE", handler=handlers.on_proposal, emits=(ActionProposed,), give_up=handlers.on_exhausted
+    )
     service.on_events(TOLD, handlers.on_event, publishes=("results.*.*",))
-    service.answer("status.*.*", handlers.on_status)
+    service.answer("status.*.*", handlers.on_status, admit=handlers.may_ask)
     return service

@@ -13,11 +13,12 @@ from nacl.exceptions import BadSignatureError
 from pydantic import ValidationError
 
 from remit.canonical import b64url_decode, digest, strict_loads
-from remit.errors import CanonicalError
+from remit.errors import CanonicalError, PermanentError
 from remit.events import ActionProposed, ActionRef, AgentIdentity, Principal, Proposed
 from remit.ids import REMIT_ID, action_id
 from remit.proposal import MAX_PROPOSAL_BYTES, SIGNATURE_HEADER, Proposal, signed_bytes
 from remit.reasons import Reason
+from remit.runtime.sealing import OversizeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +31,8 @@ SIGNATURE_BYTES = 64
 MAX_SUGGESTIONS = 3
 MAX_NAME = 64
 """Characters of an agent's own word that a message repeats."""
+MAX_RESOURCE = 512
+"""Characters of an argument value that every event of the action repeats; of a longer one its digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +180,7 @@ def _admitted(
     reference = ActionRef(
         name=action.id,
         args_digest=digest(proposal.arguments),
-        resource_id=action.resource_id(proposal.arguments),
+        resource_id=_bounded(action.resource_id(proposal.arguments)),
         environment=action.tool.environment,
         risk=action.entry.risk,
         effect=action.entry.effect,
@@ -194,6 +197,24 @@ def _admitted(
         bundle_digest=catalogue.bundle.digest,
     )
     return Admitted(action_id=name, proposed=proposed, proposals_per_minute=agent.proposals_per_minute)
+
+
+def _bounded(resource: str | None) -> str | None:
+    return resource if resource is None or len(resource) <= MAX_RESOURCE else digest(resource)
+
+
+def cannot_be_stored(error: PermanentError) -> Rejected:
+    """Return the refusal of a proposal whose event the ledger does not take."""
+    if isinstance(error, OversizeError):
+        detail = "the event made of the proposal would be too large; pass large content by reference"
+        return Rejected(reason=Reason.OVERSIZE, detail=detail)
+    return Rejected(reason=Reason.UNPROCESSABLE, detail="the ledger does not take this proposal; tell the operator")
+
+
+def given_up() -> Rejected:
+    """Return the refusal of a proposal that could not be worked on in all its deliveries."""
+    detail = "the proposal could not be taken in, again and again; propose it again with the same key later"
+    return Rejected(reason=Reason.UNPROCESSABLE, detail=detail)
 
 
 def over_quota(wait_s: float, per_minute: int) -> Rejected:

@@ -7,13 +7,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from remit.canonical import digest, digest_bytes
+from remit.errors import PermanentError, TransientError
 from remit.events import ActionProposed
 from remit.fold import ActionState
 from remit.ids import ACTION_ID, AGENT_NAME, action_id
 from remit.proposal import SIGNATURE_HEADER
 from remit.reasons import Reason
 from remit.runtime.ledger import Draft, Superseded
-from services.intake.decide import Admitted, Rejected, Submission, admit, conflict, is_same_call, over_quota
+from services.intake.decide import (
+    Admitted,
+    Rejected,
+    Submission,
+    admit,
+    cannot_be_stored,
+    conflict,
+    given_up,
+    is_same_call,
+    over_quota,
+)
 from services.intake.notices import no_such_action, notice_for, notice_of, rejection
 from services.intake.quota import Quota
 
@@ -30,8 +41,8 @@ if TYPE_CHECKING:
     class DeadLetter(Protocol):
         """Keep a message as evidence; returns when it is stored."""
 
-        def __call__(self, inbound: Inbound, *, code: str, detail: str) -> Awaitable[None]:
-            """Raise TransientError when it could not be stored."""
+        def __call__(self, inbound: Inbound, *, code: str, detail: str, keep: int) -> Awaitable[None]:
+            """Keep `keep` bytes of the body; raise TransientError when it could not be stored."""
             ...
 
 
@@ -40,8 +51,13 @@ TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 """W3C Trace Context, version 00; anything else from an agent is dropped."""
 STRANGER = "?"
 """Evidence budget shared by all senders that the registry does not know."""
-EVIDENCE_PER_MINUTE = 60
-"""Refusals of one agent that become dead letters; a hostile agent would otherwise fill the stream that all services share."""
+EVIDENCE_BURST = 60
+EVIDENCE_PER_MINUTE = 1
+EVIDENCE_BYTES = 1024
+"""Refusals of one agent that become dead letters, and how much of each: 3 MB a day of the stream that all services share."""
+STATUS_PER_MINUTE = 600
+STATUS_BURST = 64
+"""Questions of one agent that are answered, each by a read of the whole action; a burst fills a part of the queue only."""
 REGISTRY_MOVED = frozenset({Reason.UNKNOWN_TOOL, Reason.UNKNOWN_ACTION, Reason.SCHEMA_VIOLATION})
 """Refusals that an action accepted under an earlier bundle could meet when its proposal is repeated."""
 
@@ -61,14 +77,11 @@ class IntakeHandlers:
     monotonic: Callable[[], float]
     proposals: Quota = field(default_factory=Quota)
     evidence: Quota = field(default_factory=Quota)
+    questions: Quota = field(default_factory=Quota)
 
     async def on_proposal(self, inbound: Inbound) -> None:
         """Turn one agent's message into an action, or tell the agent why not."""
-        submission = Submission(
-            agent=inbound.subject.removeprefix(PROPOSE_ROOT),
-            body=inbound.body,
-            signature=inbound.headers.get(SIGNATURE_HEADER),
-        )
+        submission = _submission(inbound)
         self.crash("a")
         decided = admit(submission, self.catalogue(), tenant=self.tenant)
         if isinstance(decided, Admitted):
@@ -78,12 +91,21 @@ class IntakeHandlers:
         elif not await self._already_an_action(submission, decided):
             await self._refuse(inbound, submission, decided)
 
+    async def on_exhausted(self, inbound: Inbound) -> None:
+        """Give up a proposal that could not be worked on; the agent hears of it and may ask again."""
+        await self._refuse(inbound, _submission(inbound), given_up())
+
     async def on_event(self, recorded: Recorded) -> None:
         """Tell the agent what became of its action; best effort, `status` has the truth."""
         event = cast("ActionEvent", recorded.event)
         notice = notice_of(event)
         if notice is not None:
             await self._tell(event.data.principal.agent.name, event.subject, notice)
+
+    def may_ask(self, subject: str) -> bool:
+        """Return whether `status.<agent>.<action_id>` is within its agent's rate; the broker vouches for the agent's name."""
+        agent = subject.split(".")[1]
+        return self.questions.take(agent, STATUS_PER_MINUTE, self.monotonic(), burst=STATUS_BURST) == 0
 
     async def on_status(self, inbound: Inbound) -> bytes:
         """Answer where an action stands, to the agent that proposed it and to nobody else."""
@@ -103,7 +125,11 @@ class IntakeHandlers:
 
     async def _accept(self, inbound: Inbound, submission: Submission, admitted: Admitted) -> None:
         self.crash("b")
-        state = await self._append_proposed(admitted, inbound.headers.get("traceparent"))
+        try:
+            state = await self._append_proposed(admitted, inbound.headers.get("traceparent"))
+        except PermanentError as error:
+            await self._refuse(inbound, submission, cannot_be_stored(error))
+            return
         self.crash("c")
         action = admitted.proposed.action
         if is_same_call(state, remit_id=admitted.proposed.remit_id, action=action.name, args_digest=action.args_digest):
@@ -139,16 +165,31 @@ class IntakeHandlers:
 
     async def _refuse(self, inbound: Inbound, submission: Submission, rejected: Rejected) -> None:
         name = STRANGER if rejected.reason is Reason.UNKNOWN_AGENT else submission.agent
-        if self.evidence.take(name, EVIDENCE_PER_MINUTE, self.monotonic()):
+        if self.evidence.take(name, EVIDENCE_PER_MINUTE, self.monotonic(), burst=EVIDENCE_BURST):
             self.alarm("refusal_evidence_left_out")
         else:
-            await self.dead_letter(inbound, code=rejected.reason, detail=rejected.detail)
+            await self._keep(inbound, rejected)
         if AGENT_NAME.fullmatch(submission.agent):
             told = rejection(rejected, proposal_digest=digest_bytes(submission.body), seq=inbound.seq or 0)
             await self._tell(submission.agent, "rejected", told)
 
+    async def _keep(self, inbound: Inbound, rejected: Rejected) -> None:
+        # A full DLQ must not turn refusals into proposals that are delivered for ever.
+        try:
+            await self.dead_letter(inbound, code=rejected.reason, detail=rejected.detail, keep=EVIDENCE_BYTES)
+        except (TransientError, PermanentError):
+            self.alarm("refusal_evidence_lost")
+
     async def _tell(self, agent: str, token: str, notice: Notice) -> None:
         await self.publish(f"results.{agent}.{token}", _wire(notice))
+
+
+def _submission(inbound: Inbound) -> Submission:
+    return Submission(
+        agent=inbound.subject.removeprefix(PROPOSE_ROOT),
+        body=inbound.body,
+        signature=inbound.headers.get(SIGNATURE_HEADER),
+    )
 
 
 def _is_proposed_by(state: ActionState, proposal: Proposal) -> bool:

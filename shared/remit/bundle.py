@@ -18,6 +18,10 @@ Risk = Literal["T1", "T2", "T3", "T4"]
 Effect = Literal["read", "write", "destructive"]
 
 
+FINAL_STATUSES = (400, 401, 403, 404, 405, 406, 410, 411, 412, 413, 414, 415, 422)
+"""Client errors that RFC 9110 section 15.5 describes as a request not acted upon, whoever answers it."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -46,7 +50,19 @@ class ActionEntry(_Frozen):
     risk: Risk
     effect: Effect
     reversibility: Literal["reversible", "compensable", "irreversible"]
-    idempotency: Literal["key", "natural", "queryable", "none"]
+    idempotency: Literal["key", "natural", "queryable", "none"] = Field(
+        description="`key`: the tool performs one Idempotency-Key once; `natural`: a second identical call changes nothing; "
+        "`queryable`: treated as `none` until a query action can be named; `none`: never repeated, doubt goes to a person."
+    )
+    errors_are_final: bool = Field(
+        default=False,
+        description="A tool error, or a 4xx other than the documented ones, proves that nothing happened. Without it such an "
+        "answer to a write leaves an unknown outcome; reads need no proof.",
+    )
+    final_statuses: list[Annotated[int, Field(ge=400, le=499)]] = Field(
+        default_factory=lambda: list(FINAL_STATUSES),
+        description="Documented HTTP statuses by which the tool refuses before any effect (design, bus section 7).",
+    )
     timeout_s: float = Field(default=10.0, gt=0, le=300)
     result_max_bytes: int = Field(default=16_384, ge=1, le=24_576)
     redact: list[str] = Field(default_factory=list[str], description="JSON pointers removed from results.")

@@ -89,12 +89,12 @@ def strict_loads(raw: bytes) -> Any:  # noqa: ANN401  (any JSON value)
         value = _DECODER.decode(raw.decode("utf-8"))
         if b"\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate has no UTF-8 form
-            if _NUL.search(raw):
-                raise _RefusedError("a string holds U+0000, which Postgres cannot store")
     except _RefusedError as refusal:
         raise CanonicalError(str(refusal)) from None
     except (ValueError, RecursionError) as error:
         raise CanonicalError(f"not valid JSON ({type(error).__name__})") from None
+    if b"\\u0000" in raw and _NUL.search(raw):
+        raise CanonicalError("a string holds U+0000, which Postgres cannot store")
     if _depth_exceeded(value):
         raise CanonicalError(f"nesting is deeper than {MAX_DEPTH} levels")
     return value

@@ -31,6 +31,8 @@ SIGNATURE_HEADER = "Remit-Sig"
 CHAIN_HEADER = "Remit-Chain"
 CONTENT_TYPE = "application/cloudevents+json"
 SIGNATURE_BYTES = 64
+NOT_UNDERSTOOD = frozenset({"kid", "version"})
+"""Codes of an event that another replica, or this one after an upgrade or a change of the key file, may believe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,8 @@ def parse(signed: Signed, event: type[Event]) -> Event:
     """Validate the body once, from bytes, and hold it against its subject and kid.
 
     Raises:
-        EnvelopeError: `version` for a newer type version, `schema` for anything else that does not fit, `subject` or
-            `kid` when the body claims another one.
+        EnvelopeError: `version` for a newer type version, `schema` for anything else that does not fit, `subject` when the
+            body names another subject, `type` when it names another kid.
 
     """
     try:
@@ -180,7 +182,7 @@ def parse(signed: Signed, event: type[Event]) -> Event:
     if parsed.subject != signed.subject.split(".")[1]:
         raise EnvelopeError("subject", f"body on {signed.subject} names another subject")
     if parsed.kid != signed.kid:
-        raise EnvelopeError("kid", f"body on {signed.subject} names another kid than its header")
+        raise EnvelopeError("type", f"body on {signed.subject} names another kid than its header")
     return parsed
 
 

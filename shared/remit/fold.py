@@ -21,6 +21,7 @@ from remit.events import (
     ActionRevoked,
     ActionStarted,
     ActionTokenized,
+    Event,
     RemitAmendedEvent,
     RemitExhaustedEvent,
     RemitGrantedEvent,
@@ -113,6 +114,27 @@ def may_follow(last: ActionEvent | None, event: ActionEvent) -> bool:  # noqa: C
             return last is not None and not is_terminal(last)
         case ActionAudited():
             return is_terminal(last) and not isinstance(last, ActionAudited)
+
+
+_SUCCEEDS: dict[type[Event], tuple[type[ActionEvent], ...]] = {
+    ActionEvaluated: (ActionProposed,),
+    ActionApprovalRequested: (ActionEvaluated, ActionApprovalRequested),
+    ActionApproved: (ActionEvaluated, ActionApprovalRequested),
+    ActionTokenized: (ActionApproved, ActionTokenized),
+    ActionStarted: (ActionTokenized,),
+    ActionExecuted: (ActionStarted, ActionExecuted),
+}
+
+
+def could_follow(last: ActionEvent | None, kind: type[Event]) -> bool:
+    """Return whether an event of a class might follow, when it cannot be read; where this is false it is junk anyway."""
+    if kind is ActionProposed:
+        return last is None
+    if kind is ActionAudited:
+        return is_terminal(last) and not isinstance(last, ActionAudited)
+    if kind in {ActionRefused, ActionRevoked}:
+        return last is not None and not is_terminal(last)
+    return isinstance(last, _SUCCEEDS[kind])
 
 
 def _verdict_is(event: ActionEvent | None, verdict: Verdict) -> bool:

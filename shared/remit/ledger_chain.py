@@ -1,9 +1,11 @@
 """The hash chain over a stream, defined once: what the projector writes and what `remit audit verify` recomputes.
 
-    record_digest = SHA-256(subject NUL kid NUL signature SHA-256(body))      kid and signature empty when absent
+    record_digest = SHA-256(subject NUL kid NUL signature SHA-256(body) time)  kid and signature empty when absent
     chain_hash    = SHA-256(previous chain_hash, sequence as 8 bytes big endian, record_digest)
     genesis       = SHA-256("remit.ledger.v1:" stream), the predecessor of sequence 1
 
+`time` is when the broker stored the message, in microseconds since 1970 as 8 signed bytes, big endian:
+deadlines are held against it.
 Every stored message is a link, believed or not, so that evidence of an attack cannot be removed either.
 Source: design, bus section 8 (tamper evidence).
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from nacl.exceptions import BadSignatureError
@@ -40,15 +42,19 @@ CHECKPOINT_DOMAIN = b"remit.checkpoint.v1\x00"
 """Prefix of what a checkpoint signature covers, so that no other signed bytes can pass for a checkpoint."""
 
 
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
 def genesis(stream: str) -> bytes:
     """Return the predecessor of a stream's first record."""
     return hashlib.sha256(b"remit.ledger.v1:" + stream.encode()).digest()
 
 
-def record_digest(subject: str, kid: str | None, signature: bytes | None, body_sha256: bytes) -> bytes:
-    """Return the digest of one stored message; the body's digest has a fixed length, so no two messages share the input."""
+def record_digest(subject: str, kid: str | None, signature: bytes | None, body_sha256: bytes, at: datetime) -> bytes:
+    """Return the digest of one stored message; what follows the signature has a fixed length, so no two share the input."""
     head = subject.encode() + b"\x00" + (kid or "").encode() + b"\x00" + (signature or b"")
-    return hashlib.sha256(head + body_sha256).digest()
+    stored_us = (at - _EPOCH) // _MICROSECOND
+    return hashlib.sha256(head + body_sha256 + stored_us.to_bytes(8, "big", signed=True)).digest()
 
 
 def link(previous: bytes, seq: int, record: bytes) -> bytes:
@@ -75,25 +81,33 @@ def merkle_root(records: Sequence[bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One stored message, believed or not; `kid` and `signature` are None when its headers carry none that is readable."""
+    """One stored message, believed or not; `kid` and `signature` are None when its headers carry none that is readable.
+
+    `at` is when the broker stored it, cut to microseconds.
+    """
 
     seq: int
     subject: str
     body: bytes
     kid: str | None
     signature: bytes | None
+    at: datetime
 
     @property
     def record(self) -> bytes:
         """Its digest as a link of the chain."""
-        return record_digest(self.subject, self.kid, self.signature, hashlib.sha256(self.body).digest())
+        return record_digest(self.subject, self.kid, self.signature, hashlib.sha256(self.body).digest(), self.at)
 
 
-def evidence_from(seq: int, subject: str, body: bytes, headers: Mapping[str, str]) -> Evidence:
-    """Take a stored message as the ledger keeps it; Postgres text holds no NUL, so neither may what is chained."""
+def evidence_from(place: tuple[int, datetime], subject: str, body: bytes, headers: Mapping[str, str]) -> Evidence:
+    """Take a stored message as the ledger keeps it; Postgres text holds no NUL, so neither may what is chained.
+
+    `place` is its sequence, and when the broker stored it.
+    """
     kid, signature = headers.get(KID_HEADER), headers.get(SIGNATURE_HEADER)
     return Evidence(
-        seq=seq,
+        seq=place[0],
+        at=place[1],
         subject=subject.replace("\x00", "\ufffd"),
         body=body,
         kid=kid if kid and len(kid) <= MAX_KID and "\x00" not in kid else None,
@@ -118,7 +132,7 @@ def believe(evidence: Evidence, trust: Mapping[str, TrustedKey]) -> Recorded:
     if evidence.kid is None or evidence.signature is None:
         raise EnvelopeError("signature", f"message on {evidence.subject} is not signed")
     signed = Signed(evidence.subject, evidence.body, evidence.kid, evidence.signature)
-    recorded = verify(signed, trust, seq=evidence.seq)
+    recorded = verify(signed, trust, seq=evidence.seq, stored_at=evidence.at)
     wanted = ACTION_ID if recorded.event.stream == "ACTIONS" else REMIT_ID
     if not wanted.fullmatch(recorded.event.subject):
         raise EnvelopeError("subject", f"{signed.subject} names no id of ours")
@@ -204,6 +218,12 @@ class Checkpoint:
 def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> bytes:
     """Return the Ed25519 signature of a checkpoint."""
     return key.sign(checkpoint.signed_bytes()).signature
+
+
+def is_believed(checkpoint: Checkpoint, keys: Mapping[str, VerifyKey]) -> bool:
+    """Return whether a checkpoint key of the environment signed exactly this; an unknown kid is never believed."""
+    key = keys.get(checkpoint.kid)
+    return key is not None and checkpoint.is_signed_by(key)
 
 
 def parse_checkpoint(line: str) -> Checkpoint:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from remit.events import ActionAudited, ActionEvent
+from remit.events import ActionAudited, ActionEvent, RemitEvent
 from remit.fold import ActionState, RemitState, is_terminal
 from remit.ledger_chain import (
     VALID,
@@ -18,16 +18,19 @@ from remit.ledger_chain import (
     Evidence,
     admit,
     genesis,
+    is_believed,
     judge_action,
     judge_remit,
     link,
     merkle_root,
     spelled,
 )
+from remit.ledger_models import ActionFold, RemitFold, differing_columns
 from remit.ledger_rules import life_cycle, receipt_breaks
+from remit.projection.event_columns import addressed_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from nacl.signing import VerifyKey
 
@@ -40,16 +43,12 @@ MAX_KEPT_FINDINGS = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
-    """One row of `audit.audit_event`, as far as it can be proved: the message, and what the row says about it."""
+    """One row of `audit.audit_event`: the message, and what the row says about it (`columns` as in `EVENT_COLUMNS`)."""
 
     evidence: Evidence
     verify_status: str
     chain_hash: bytes
-    event_id: str | None = None
-    type: str | None = None
-    subject_id: str | None = None
-    remit_id: str | None = None
-    n: int | None = None
+    columns: Mapping[str, Any]
 
     @property
     def seq(self) -> int:
@@ -61,7 +60,7 @@ class LedgerRow:
 class Finding:
     """What does not hold, and at which row.
 
-    `code` is one of: gap order chain_hash verdict column lifecycle receipt checkpoint truncated foreign.
+    `code` is one of: gap order chain_hash verdict column lifecycle receipt checkpoint truncated foreign projection.
     """
 
     stream: str
@@ -85,6 +84,8 @@ class Proof:
     open_actions: int = 0
     awaiting_receipt: int = 0
     checkpoints: int = 0
+    anchored_to: int | None = None
+    """Up to which sequence something outside the database says that these rows must be there; None when nothing does."""
     finding_count: int = 0
     findings: list[Finding] = field(default_factory=list[Finding])
 
@@ -94,35 +95,33 @@ class Proof:
         return self.finding_count == 0
 
 
-@dataclass(slots=True)
-class _Trail:
-    """One unfinished action or remit while its rows pass by; `link` is the chain hash of its newest valid row."""
-
-    state: ActionState | RemitState
-    link: bytes = b""
-
-
 class Verifier:
-    """Feed it every row of one stream in order, then ask for the proof."""
+    """Feed it every row of one stream in order, then ask for the proof.
+
+    `actions` and `remits` hold what the read models must say about what has passed by.
+    """
 
     def __init__(
         self,
         stream: Stream,
         trust: Mapping[str, TrustedKey],
         *,
-        checkpoint_key: VerifyKey | None = None,
-        checkpoints: Iterable[Checkpoint] = (),
+        checkpoint_keys: Mapping[str, VerifyKey],
+        outside: Sequence[Checkpoint] = (),
+        inside: Sequence[Checkpoint] = (),
     ) -> None:
-        """Start before sequence 1; `checkpoints` are those of this stream, from wherever they are kept."""
+        """Start before sequence 1; checkpoints are those kept `outside` the database, and those `inside` it."""
         self._stream, self._trust = stream, trust
         self._previous, self._expected = genesis(stream), 1
-        self._trails: dict[str, _Trail] = {}
-        self._closed: set[str] = set()
-        self._checkpoint_key = checkpoint_key
-        unique = {(c.seq, c.chain_head): c for c in checkpoints if c.stream == stream}
+        self.actions, self.remits = ActionFold(), RemitFold()
+        self._states: dict[str, RemitState] = {}
+        self._checkpoint_keys = checkpoint_keys
+        unique = {(c.seq, c.chain_head): c for c in (*outside, *inside) if c.stream == stream}
         self._checkpoints = sorted(unique.values(), key=lambda c: c.seq)
+        self._marks = {0, *(c.seq for c in self._checkpoints)}
         self._records: dict[int, bytes] = {}
-        self._proof = Proof(stream=stream)
+        anchors = [c.seq for c in outside if c.stream == stream and is_believed(c, checkpoint_keys)]
+        self._proof = Proof(stream=stream, anchored_to=max(anchors, default=None))
 
     def add(self, row: LedgerRow) -> None:
         """Check one row against everything before it."""
@@ -134,7 +133,8 @@ class Verifier:
         recorded, status = self._judge(row)
         if status != row.verify_status:
             self._find(row.seq, "verdict", f"stored as {row.verify_status}, found {status}")
-        self._columns(row, recorded)
+        for name in differing_columns(self._stream, row.evidence.subject, recorded, row.columns):
+            self._find(row.seq, "column", f"the column {name} says something else than the message")
         # Going on from the stored hash names each independent break once, instead of every row after the first.
         self._previous, self._expected = row.chain_hash, row.seq + 1
         self._proof.rows += 1
@@ -150,12 +150,17 @@ class Verifier:
         self._checkpoints = []
         proof = self._proof
         proof.head = spelled(self._previous)
-        proof.receipts = len(self._closed)
-        proof.actions = len(self._closed) + len(self._trails)
-        states = [t.state for t in self._trails.values() if isinstance(t.state, ActionState) and t.state.chain]
+        proof.receipts = len(self.actions.flags)
+        states = [t.state for t in self.actions.open.values() if t.state.chain]
+        proof.actions = proof.receipts + len(states)
         proof.awaiting_receipt = sum(is_terminal(state.last) for state in states)
         proof.open_actions = len(states) - proof.awaiting_receipt
+        self.actions.finish()
         return proof
+
+    def anchor(self) -> None:
+        """Say that the stream itself was held against the rows, to its end."""
+        self._proof.anchored_to = self._proof.last_seq
 
     def expect_end(self, last_seq: int, head: bytes) -> None:
         """Hold the projector's cursor against the rows: it moves in the transaction that writes them."""
@@ -185,47 +190,41 @@ class Verifier:
 
     def _judge(self, row: LedgerRow) -> tuple[Recorded | None, str]:
         recorded, code = admit(row.evidence, self._trust)
-        subject_id = recorded.event.subject if recorded else _subject_id(row.evidence.subject)
-        if subject_id in self._closed:
+        subject_id = addressed_to(self._stream, row.evidence.subject, recorded)
+        if subject_id is None:
+            return recorded, code
+        if self._stream == "REMITS":
+            return recorded, self._remit(row, subject_id, recorded, code)
+        if subject_id in self.actions.flags:
             # The action is over; which of the two reasons applies needs its events, which are no longer held.
-            return recorded, row.verify_status if row.verify_status in {"closed", "duplicate"} else _after_end(code)
-        return recorded, self._fold(row, subject_id, recorded, code)
+            status = row.verify_status if row.verify_status in {"closed", "duplicate"} else _after_end(code)
+            self.actions.add_late(subject_id, status)
+            return recorded, status
+        return recorded, self._action(row, subject_id, recorded, code)
 
-    def _fold(self, row: LedgerRow, subject_id: str, recorded: Recorded | None, code: str) -> str:
-        trail = self._trails.get(subject_id)
-        if trail is None:
-            fresh = ActionState(subject_id) if self._stream == "ACTIONS" else RemitState(subject_id)
-            trail = _Trail(fresh)
-        if isinstance(trail.state, RemitState):
-            trail.state, status = judge_remit(trail.state, recorded, row.seq, code)
-        else:
-            before = trail.state
-            trail.state, status = judge_action(before, recorded, row.seq, code)
-            if status == VALID and recorded is not None:
-                self._life_cycle(row, trail, before, cast("ActionEvent", recorded.event))
-        if status == VALID:
-            trail.link = row.chain_hash
-            self._trails[subject_id] = trail
-            if recorded is not None and isinstance(recorded.event, ActionAudited):
-                self._closed.add(subject_id)
-                del self._trails[subject_id]
+    def _remit(self, row: LedgerRow, remit_id: str, recorded: Recorded | None, code: str) -> str:
+        before = self._states.get(remit_id, RemitState(remit_id))
+        state, status = judge_remit(before, recorded, row.seq, code)
+        if status == VALID and recorded is not None:
+            self._states[remit_id] = state
+            self.remits.add(cast("RemitEvent", recorded.event), row.seq)
         return status
 
-    def _life_cycle(self, row: LedgerRow, trail: _Trail, before: ActionState, event: ActionEvent) -> None:
-        for detail in life_cycle(before, event):
+    def _action(self, row: LedgerRow, action_id: str, recorded: Recorded | None, code: str) -> str:
+        tracked = self.actions.tracked(action_id)
+        before = tracked.state
+        tracked.state, status = judge_action(before, recorded, row.seq, code)
+        if status == VALID and recorded is not None:
+            self._life_cycle(row, before, cast("ActionEvent", recorded.event), tracked.link)
+        self.actions.add(tracked, recorded, status, row.chain_hash)
+        return status
+
+    def _life_cycle(self, row: LedgerRow, before: ActionState, event: ActionEvent, head: bytes) -> None:
+        for detail in life_cycle(before, event, row.evidence.at):
             self._find(row.seq, "lifecycle", detail)
         if isinstance(event, ActionAudited):
-            for detail in receipt_breaks(before, event, trail.link):
+            for detail in receipt_breaks(before, event, head):
                 self._find(row.seq, "receipt", detail)
-
-    def _columns(self, row: LedgerRow, recorded: Recorded | None) -> None:
-        if recorded is None:
-            return
-        event = recorded.event
-        remit_id = event.subject if event.stream == "REMITS" else cast("ActionEvent", event).data.remit_id
-        claimed = (row.event_id, row.type, row.subject_id, row.remit_id, row.n)
-        if claimed != (event.id, event.short, event.subject, remit_id[:MAX_REMIT_ID], event.n):
-            self._find(row.seq, "column", "a column says something else than the signed body")
 
     def _at_checkpoint(self, row: LedgerRow, record: bytes) -> None:
         if not self._checkpoints:
@@ -242,8 +241,10 @@ class Verifier:
             del self._records[seq]
 
     def _checkpoint_problem(self, checkpoint: Checkpoint, row: LedgerRow) -> str | None:
-        if self._checkpoint_key is None or not checkpoint.is_signed_by(self._checkpoint_key):
-            return "the checkpoint is not signed by the environment's checkpoint key"
+        if not is_believed(checkpoint, self._checkpoint_keys):
+            return f"the checkpoint is not signed by a checkpoint key of the environment; it names the kid {checkpoint.kid!r}"
+        if checkpoint.previous_seq not in self._marks:
+            return f"the checkpoint before it, at {checkpoint.previous_seq}, is missing"
         if checkpoint.seq != row.seq:
             return None  # Its row is missing, which is a finding of its own.
         if checkpoint.chain_head != spelled(row.chain_hash):
@@ -253,15 +254,6 @@ class Verifier:
         if len(present) != len(covered) or spelled(merkle_root(present)) != checkpoint.merkle_root:
             return "the records since the previous checkpoint are not the ones that were signed"
         return None
-
-
-MAX_REMIT_ID = 64
-"""Longest remit id that a column keeps; ours have 36 characters, a proposal may name anything up to this."""
-
-
-def _subject_id(subject: str) -> str:
-    tokens = subject.split(".")
-    return tokens[1] if len(tokens) > 1 else ""
 
 
 def _after_end(code: str) -> str:

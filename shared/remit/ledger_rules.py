@@ -5,7 +5,8 @@ Source: design, standards section 3.3 (life cycle) and README section 3, rules 2
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, cast
 
 from remit.canonical import digest, strict_loads
 from remit.errors import CanonicalError
@@ -24,22 +25,29 @@ from remit.ledger_chain import spelled
 from remit.reasons import Verdict
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from remit.fold import ActionState
 
 
-def life_cycle(before: ActionState, event: ActionEvent) -> list[str]:
+SETTLING = timedelta(seconds=5)
+"""An approval given in time may be stored a little late, and clocks differ; a token may never be minted on it all the same."""
+
+
+def life_cycle(before: ActionState, event: ActionEvent, stored_at: datetime) -> list[str]:
     """Return what a valid event contradicts in its action, in words; nothing when all agrees.
 
     That it may follow at all (started after tokenized, one outcome, one receipt, nothing after it) is the fold's business.
+    `stored_at` is the broker's time: a signer can write any time into its own event.
     """
     found = _same_call(before, event)
     match event:
         case ActionProposed():
             found += _arguments(event)
         case ActionApproved():
-            found += _votes(before, event)
+            found += _votes(before, event) + _deadline(before, event, stored_at - SETTLING)
         case ActionTokenized():
-            found += _token(event)
+            found += _token(before, event)
         case ActionStarted():
             found += _start(before, event)
         case ActionExecuted():
@@ -80,15 +88,37 @@ def _arguments(event: ActionProposed) -> list[str]:
 def _votes(before: ActionState, event: ActionApproved) -> list[str]:
     if event.data.by == "policy":
         return []
-    asked = before.must(ActionApprovalRequested).data
+    found: list[str] = []
     people = {(vote.iss, vote.sub) for vote in event.data.votes}
-    return [] if len(people) >= asked.quorum else [f"{len(people)} people approved, the quorum is {asked.quorum}"]
+    evaluated = before.must(ActionEvaluated).data
+    human = evaluated.principal.human
+    if human is not None and (human.iss, human.sub) in people:
+        found.append("the human the action is for approved it")
+        people.discard((human.iss, human.sub))
+    # A request may ask for more people than the evaluation, never for fewer.
+    quorum = max(evaluated.quorum, before.must(ActionApprovalRequested).data.quorum)
+    if len(people) < quorum:
+        found.append(f"{len(people)} people approved, the quorum is {quorum}")
+    return found
 
 
-def _token(event: ActionTokenized) -> list[str]:
+def _deadline(before: ActionState, event: ActionApproved, stored_at: datetime) -> list[str]:
+    if event.data.by == "policy":
+        return []
+    until = before.must(ActionApprovalRequested).expirytime
+    if until is None:
+        return ["people approved what was asked without a deadline"]
+    return ["people approved after the deadline"] if stored_at >= until else []
+
+
+def _token(before: ActionState, event: ActionTokenized) -> list[str]:
+    found: list[str] = []
     if event.data.reevaluation.verdict is not Verdict.ALLOW:
-        return ["a token was minted without a permitting re-evaluation"]
-    return []
+        found.append("a token was minted without a permitting re-evaluation")
+    approved = next(r for r in reversed(before.chain) if isinstance(r.event, ActionApproved))
+    if _deadline(before, cast("ActionApproved", approved.event), approved.stored_at or approved.event.time):
+        found.append("a token was minted on an approval that came too late")
+    return found
 
 
 def _start(before: ActionState, event: ActionStarted) -> list[str]:

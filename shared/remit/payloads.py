@@ -178,7 +178,10 @@ class Executed(Common):
     claim_id: str
     latency_ms: dict[str, int] = Field(description="Milliseconds per stage; key `total` from proposal to outcome.")
     result: JsonValue = Field(default=None, description="Redacted result as the agent gets it.")
-    result_digest: Digest | None = Field(default=None, description="Digest of the result before redaction.")
+    result_digest: Digest | None = Field(
+        default=None,
+        description="Digest of `result` as published: after redaction, so that a removed secret cannot be guessed from it.",
+    )
     result_omitted: Literal["too_large", "schema_violation"] | None = None
     error: str | None = Field(default=None, description="Error class: tool_error, timeout, connection, interrupted...")
     finding: str | None = Field(default=None, description="How a person resolved an unknown outcome, and who.")
@@ -203,7 +206,7 @@ class Audited(Common):
     first_seq: int
     last_seq: int
     action_head: Digest = Field(description="Head of the action's own chain.")
-    ledger_head: Digest = Field(description="Head of the global chain right before this receipt.")
+    ledger_head: Digest = Field(description="Chain hash of the whole ledger at `last_seq`.")
     flags: list[str] = Field(description="Evidence findings, empty when all is well.")
 
 

@@ -33,6 +33,11 @@ class Consumption:
     durable: str
     subjects: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """Stream and durable; the durable alone may name several."""
+        return f"{self.stream}/{self.durable}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceRow:
@@ -75,6 +80,7 @@ PIPELINE: tuple[ServiceRow, ...] = (
     ServiceRow(
         name="policy",
         consumes=(_actions("policy", ActionProposed),),
+        answers=("redrive.policy",),
         publishes=_written_by("policy"),
         owns="registry and policy bundle (cache)",
         holds="event signing key",
@@ -83,7 +89,7 @@ PIPELINE: tuple[ServiceRow, ...] = (
     ServiceRow(
         name="approval",
         consumes=(_actions("approval", ActionEvaluated),),
-        answers=("human.*",),
+        answers=("human.*", "redrive.approval"),
         publishes=_written_by("approval"),
         owns="stop rows and blocks (Postgres schema control)",
         holds="event signing key",
@@ -92,6 +98,7 @@ PIPELINE: tuple[ServiceRow, ...] = (
     ServiceRow(
         name="tokens",
         consumes=(_actions("tokens", ActionApproved),),
+        answers=("redrive.tokens",),
         publishes=_written_by("tokens"),
         owns="token signing keys, JWKS",
         holds="token signing key, event signing key",
@@ -100,6 +107,7 @@ PIPELINE: tuple[ServiceRow, ...] = (
     ServiceRow(
         name="executor",
         consumes=(_actions("executor", ActionTokenized),),
+        answers=("redrive.executor",),
         publishes=_written_by("executor"),
         owns="claims and budgets (Postgres schema control)",
         holds="upstream credentials, decryption key, event signing key",

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from faststream.middlewares import AckPolicy
+from faststream.nats.subscriber.usecases import PullStreamSubscriber
 from faststream.specification.asyncapi import AsyncAPI
 
 from remit.pipeline import PIPELINE, ServiceRow
@@ -30,7 +32,24 @@ def test_subscriptions_equal_the_table(row: ServiceRow, keys: Path) -> None:
     spec = AsyncAPI(service.broker).to_specification().to_jsonable()
     assert _subjects(spec, "receive") == {c.subjects[0] for c in row.consumes}
     assert _subjects(spec, "send") == set(row.publishes)
-    assert {subject for subject, _ in service.answered} >= set(row.answers)
+    assert {answer.subject for answer in service.answered} == set(row.answers)
+
+
+@pytest.mark.parametrize("row", PIPELINE, ids=lambda row: row.name)
+def test_every_subscriber_has_the_one_safe_shape(row: ServiceRow, keys: Path) -> None:
+    service = build_service(row.name, keys)
+    bound: dict[tuple[str, str], int] = {}
+    for subscriber in service.broker.subscribers:
+        assert isinstance(subscriber, PullStreamSubscriber)
+        assert subscriber._no_reply, "a handler's return value would be published to the asker's reply subject"
+        assert subscriber.ack_policy is AckPolicy.MANUAL
+        assert subscriber.pull_sub.batch_size == 1
+        assert not subscriber.stream.declare
+        assert subscriber.extra_options["inbox_prefix"] == f"_IBX.{row.name}.".encode()
+        durable = (subscriber.stream.name, subscriber.extra_options["durable"])
+        bound[durable] = bound.get(durable, 0) + 1
+    consumed = () if row.name in OWN_LOOP else row.consumes
+    assert bound == {(c.stream, c.durable): service.settings.workers for c in consumed}
 
 
 @pytest.mark.parametrize("row", PIPELINE, ids=lambda row: row.name)

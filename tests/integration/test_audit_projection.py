@@ -14,7 +14,6 @@ import pytest
 from infra.postgres.roles import ROLES, apply_roles
 from remit.envelope import Signed, message
 from remit.errors import TransientError
-from services.audit.handlers import NewerVersionError
 from services.audit.store import EVENT_COLUMNS
 from tests.support import factories as f
 from tests.support.ledger_stream import StreamWriter, data_for
@@ -117,15 +116,20 @@ async def test_the_lock_is_held_by_one_connection(url: str) -> None:
         pass
 
 
-async def test_an_event_of_a_newer_contract_halts(url: str) -> None:
+async def test_an_event_of_a_newer_contract_is_kept_and_alarmed(url: str) -> None:
     writer = StreamWriter()
     event = f.record("action.proposed")
     body = event.signed.body.replace(b"action.proposed.v1", b"action.proposed.v2")
     signature = f.SIGNERS["intake"].key.sign(message(event.signed.subject, body)).signature
     writer.raw(event.signed.subject, body, Signed(event.signed.subject, body, event.signed.kid, signature).headers())
+    state = writer.action("other", "proposed")
     async with projection(url) as projector:
-        with pytest.raises(NewerVersionError, match="ACTIONS 1 is of a newer contract"):
-            await projector.project(writer)
+        await projector.project(writer)
+        assert projector.counted == {"version": 1, "alarm newer_contract": 1}
+    found = await contents(url)
+    kept = [(row["verify_status"], row["body"] == body) for row in found["audit_event"]]
+    assert kept == [("version", True), ("valid", False)]
+    assert [row["action_id"] for row in found["actions_all"]] == [state.action_id]
 
 
 HOSTILE = "a\x00" * 1_000

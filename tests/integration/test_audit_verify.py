@@ -1,168 +1,64 @@
-"""`remit audit` as a person runs it: a whole record, every tampering by a superuser, a cut stream, one action's story."""
+"""`remit audit` as a person runs it: a whole record, one action's story; and where audit itself halts."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
+from remit.errors import ConfigurationError
+from remit.ledger_chain import sign_checkpoint
 from remit.runtime.bus import Bus
-from remit.runtime.keys import load_checkpoint
+from remit.runtime.keys import load_checkpoint, load_trust
 from services.audit.chain import GapError, TamperError
 from services.audit.checkpoints import Checkpointer, CheckpointFile
 from services.audit.database import try_fence
 from services.audit.projector import Projector
 from services.audit.source import Source
 from tests.support import factories as f
-from tests.support.audit_stage import AuditStage, audit_stage
-from tests.support.postgres import fresh_database, postgres
-from tests.support.servers import provisioned_nats
-from tests.support.waiting import eventually
+from tests.support.audit_cli import Spoilt, against_files, finished_run, first_finding, remit, spoilt_copy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(120)
+    from tests.support.audit_stage import AuditStage
 
-BECOME_ALMIGHTY = "SET session_replication_role = replica"
-"""A superuser who switches the triggers off."""
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> AsyncIterator[AuditStage]:
-    """A finished run: one remit, two executed actions, one open, some junk; two checkpoints at least."""
-    directory = tmp_path_factory.mktemp("verify")
-    async with (
-        postgres(directory / "pg") as server,
-        fresh_database(server) as url,
-        provisioned_nats(directory / "nats", keys) as nats_url,
-        audit_stage(nats_url, url, keys, directory) as stage,
-    ):
-        async with stage.running():
-            await stage.grant()
-            for key in ("one", "two"):
-                state = await stage.action(key, *f.EXECUTED_PATH)
-                await eventually(
-                    lambda a=state.action_id: stage.value(
-                        "SELECT receipt_seq IS NOT NULL FROM audit.actions_all WHERE action_id = $1", a
-                    )
-                )
-            await stage.action("open", "proposed", "evaluated")
-            await stage.clients["intake"].request(f"action.{state.action_id}.proposed", b"junk", timeout=5)
-            await eventually(lambda: stage.value("SELECT verified_seq FROM audit.cursor"), 19, within_s=20)
+    async with finished_run(tmp_path_factory.mktemp("verify"), keys) as stage:
         yield stage
 
 
-async def remit(stage: AuditStage, *arguments: str, url: str | None = None) -> tuple[int, Any]:
-    """Run `remit audit ... --json` and return exit code and output."""
-    environment = {
-        **os.environ, "DATABASE_URL": url or stage.audit_url, "NATS_URL": stage.nats_url, "REMIT_KEYS_DIR": str(stage.keys),
-    }  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "remit.cli", "audit", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    text = out.decode() or err.decode()
-    return process.returncode or 0, json.loads(text) if text.startswith("{") else text
-
-
-async def verified(stage: AuditStage, *more: str, url: str | None = None) -> tuple[int, tuple[int, str] | None]:
-    """Return exit code and the first bad row of ACTIONS as (sequence, code)."""
-    code, found = await remit(stage, "verify", "--json", "--checkpoints", str(stage.checkpoints), *more, url=url)
-    first = found["streams"][0]["first"]
-    return code, (first["seq"], first["code"]) if first else None
+@pytest.fixture
+async def copy(stage: AuditStage) -> AsyncIterator[Spoilt]:
+    async with spoilt_copy(stage) as found:
+        yield found
 
 
 async def test_a_whole_record_is_whole_in_rows_files_and_stream(stage: AuditStage) -> None:
-    assert await verified(stage, "--nats") == (0, None)
-    code, text = await remit(stage, "verify")
+    assert await first_finding(stage, *against_files(stage), "--nats") == (0, None)
+    code, text = await remit(stage, "verify", *against_files(stage))
     assert code == 0
-    assert "whole" in text
-    assert "kept as evidence" in text
+    for words in ("whole", "kept as evidence", "anchored          to sequence 19"):
+        assert words in text
 
 
-@pytest.fixture
-async def copy(stage: AuditStage) -> AsyncIterator[tuple[str, asyncpg.Connection[asyncpg.Record]]]:
-    """A copy of the ledger's database that may be spoilt, with a connection that obeys no trigger."""
-    name = "copy_of_ledger"
-    base, _, original = stage.database_url.rpartition("/")
-    maintenance = await asyncpg.connect(f"{base}/postgres")
-    await stage.database.execute("SELECT 1")
-    await maintenance.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> $2",
-        original, stage.database.get_server_pid(),
-    )  # fmt: skip
-    await stage.database.close()
-    await maintenance.execute(f'CREATE DATABASE "{name}" TEMPLATE "{original}"')
-    stage.database = await asyncpg.connect(stage.database_url)
-    connection = await asyncpg.connect(f"{base}/{name}")
-    await connection.execute(BECOME_ALMIGHTY)
-    yield f"{base}/{name}", connection
-    await connection.close()
-    await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    await maintenance.close()
-
-
-E = "audit.audit_event"
-ACTIONS = "stream = 'ACTIONS' AND stream_seq"
-TAMPERINGS = {
-    "edit a body": (f"UPDATE {E} SET body = overlay(body PLACING 'X' FROM 900) WHERE {ACTIONS} = 2", (2, "chain_hash")),
-    "edit a status": (f"UPDATE {E} SET verify_status = 'kid' WHERE {ACTIONS} = 3", (3, "verdict")),
-    "edit a column": (f"UPDATE {E} SET remit_id = 'rem_x' WHERE {ACTIONS} = 4", (4, "column")),
-    "edit a signature": (f"UPDATE {E} SET sig = sig || '\\x00' WHERE {ACTIONS} = 5", (5, "chain_hash")),
-    "delete": (f"DELETE FROM {E} WHERE {ACTIONS} = 6", (6, "gap")),
-    "delete and renumber": (
-        f"DELETE FROM {E} WHERE {ACTIONS} = 6; UPDATE {E} SET stream_seq = 6 WHERE {ACTIONS} = 19", (6, "chain_hash"),
-    ),
-    "insert": (
-        (f"INSERT INTO {E} (stream, stream_seq, subject, body, verify_status, chain_hash, recorded_at)"
-        f" SELECT stream, 20, subject, body, 'signature', chain_hash, recorded_at FROM {E} WHERE {ACTIONS} = 1"),
-        (20, "chain_hash"),
-    ),
-    "swap": (
-        (f"UPDATE {E} SET stream_seq = stream_seq + 100 WHERE {ACTIONS} IN (7, 8);"
-        f" UPDATE {E} SET stream_seq = 215 - stream_seq - 100 WHERE {ACTIONS} IN (107, 108)"), (7, "chain_hash"),
-    ),
-    "cut the tail": (f"DELETE FROM {E} WHERE {ACTIONS} > 15", (16, "truncated")),
-    "cut the tail and the cursor": (
-        (f"DELETE FROM {E} WHERE {ACTIONS} > 15; DELETE FROM audit.checkpoint WHERE seq > 15;"
-        f" UPDATE audit.progress SET last_seq = 15, chain_head = (SELECT chain_hash FROM {E} WHERE {ACTIONS} = 15)"
-        " WHERE stream = 'ACTIONS'"), (16, "truncated"),
-    ),
-    "replace a checkpoint": (
-        "UPDATE audit.checkpoint SET line = replace(line, '\"seq\":19', '\"seq\":18') WHERE stream = 'ACTIONS'",
-        (18, "checkpoint"),
-    ),
-    "spoil a checkpoint": ("UPDATE audit.checkpoint SET line = 'x' WHERE stream = 'ACTIONS' AND seq = 19", (19, "checkpoint")),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TAMPERINGS)
-async def test_the_first_bad_row_is_named(
-    stage: AuditStage, copy: tuple[str, asyncpg.Connection[asyncpg.Record]], name: str
-) -> None:
-    url, connection = copy
-    statement, expected = TAMPERINGS[name]
-    await connection.execute(statement)
-    code, found = await verified(stage, url=url)
-    assert (code, found) == (1, expected)
-
-
-async def test_a_rewritten_history_is_seen_against_the_stream(
-    stage: AuditStage, copy: tuple[str, asyncpg.Connection[asyncpg.Record]]
-) -> None:
-    url, connection = copy
-    await connection.execute(f"UPDATE {E} SET kid = 'none' WHERE {ACTIONS} = 19")
-    code, found = await remit(stage, "verify", "--json", "--nats", url=url)
-    assert code == 1
-    assert found["streams"][0]["findings"] >= 2
+async def test_rows_that_nothing_outside_vouches_for_are_not_anchored(stage: AuditStage, tmp_path: Path) -> None:
+    for options in ((), ("--checkpoints", str(tmp_path))):
+        code, text = await remit(stage, "verify", *options)
+        assert (code, "not anchored: a cut tail cannot be seen" in text) == (3, True)
+    code, found = await remit(stage, "verify", "--json")
+    assert (code, found["whole"], found["anchored"]) == (3, True, False)
+    assert [each["anchored_to"] for each in found["streams"]] == [None, None]
+    for options in (("--nats",), against_files(stage)):
+        code, found = await remit(stage, "verify", "--json", *options)
+        assert (code, found["anchored"], [each["anchored_to"] for each in found["streams"]]) == (0, True, [19, 1])
 
 
 async def test_the_story_of_an_action_answers_the_five_questions(stage: AuditStage) -> None:
@@ -214,14 +110,24 @@ async def test_the_dashboard_s_role_may_not_verify_but_may_show(stage: AuditStag
     assert (await remit(stage, "head", url=url))[0] == 0
 
 
+E = "audit.audit_event"
+ACTIONS = "stream = 'ACTIONS' AND stream_seq"
+
+
 def checkpointer(stage: AuditStage, pool: Any, directory: Path) -> Checkpointer:
     return Checkpointer(
-        pool, directory=directory, key=load_checkpoint(stage.keys), clock=lambda: f.NOW, every_events=1, every_s=1
+        pool,
+        directory=directory,
+        key=load_checkpoint(stage.keys),
+        trusted=load_trust(stage.keys).checkpoint_keys,
+        clock=lambda: f.NOW,
+        every_events=1,
+        every_s=1,
     )
 
 
 async def test_audit_halts_when_the_ledger_contradicts_its_checkpoints(
-    stage: AuditStage, copy: tuple[str, asyncpg.Connection[asyncpg.Record]], tmp_path: Path
+    stage: AuditStage, copy: Spoilt, tmp_path: Path
 ) -> None:
     url, connection = copy
     pool = await asyncpg.create_pool(url, min_size=1, max_size=2)
@@ -245,10 +151,56 @@ async def test_audit_halts_when_the_ledger_contradicts_its_checkpoints(
 async def test_a_line_that_a_crash_left_unfinished_does_not_count(stage: AuditStage, tmp_path: Path) -> None:
     whole = (stage.checkpoints / "actions.jsonl").read_bytes()
     file = CheckpointFile(tmp_path, "ACTIONS")
-    assert file.last() is None
+    assert file.read() == []
     file.path.write_bytes(whole + b'{"checkpoint"')
-    found = file.last()
-    assert (found.seq if found else None, file.path.read_bytes()) == (19, whole)
+    found = file.read()
+    assert (found[-1].seq, file.path.read_bytes()) == (19, whole)
+    file.path.write_bytes(b"nonsense\n" + whole)
+    with pytest.raises(ConfigurationError, match="holds a line that is no checkpoint"):
+        file.read()
+
+
+@pytest.mark.parametrize("where", ["database", "file"])
+@pytest.mark.parametrize("forged", ["unknown kid", "other key"])
+async def test_audit_halts_at_a_checkpoint_that_no_key_of_the_environment_signed(
+    stage: AuditStage, copy: Spoilt, tmp_path: Path, where: str, forged: str
+) -> None:
+    url, connection = copy
+    kid, _ = load_checkpoint(stage.keys)
+    newest = CheckpointFile(stage.checkpoints, "ACTIONS").read()[-1]
+    made = replace(newest, kid="nobody" if forged == "unknown kid" else kid, at=f.NOW)
+    made = replace(made, signature=sign_checkpoint(made, f.SIGNERS["intake"].key))
+    if where == "database":
+        await connection.execute("UPDATE audit.checkpoint SET line = $1 WHERE seq = 19", made.line())
+    else:
+        CheckpointFile(tmp_path, "ACTIONS").append(made)
+    async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
+        with pytest.raises(TamperError, match="checkpoint at 19 is not signed by a checkpoint key"):
+            await checkpointer(stage, pool, tmp_path).previous("ACTIONS")
+
+
+async def test_a_checkpoint_that_only_the_file_holds_is_given_to_the_database(stage: AuditStage, copy: Spoilt) -> None:
+    url, connection = copy
+    lines = "SELECT line FROM audit.checkpoint WHERE stream = 'ACTIONS' ORDER BY seq"
+    before = await connection.fetch(lines)
+    await connection.execute("DELETE FROM audit.checkpoint WHERE stream = 'ACTIONS'")
+    async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
+        await checkpointer(stage, pool, stage.checkpoints).previous("ACTIONS")
+    assert await connection.fetch(lines) == before
+
+
+async def test_audit_refuses_a_checkpoint_key_that_nobody_would_believe(stage: AuditStage, tmp_path: Path) -> None:
+    nothing: Any = None
+    with pytest.raises(ConfigurationError, match="is not in the key file"):
+        Checkpointer(
+            nothing,
+            directory=tmp_path,
+            key=load_checkpoint(stage.keys),
+            trusted={},
+            clock=nothing,
+            every_events=1,
+            every_s=1,
+        )
 
 
 class Blind(Source):
@@ -259,9 +211,7 @@ class Blind(Source):
         return [msg for msg in found if msg.metadata.sequence.stream != 5]
 
 
-async def test_a_hole_halts_the_projector_and_is_named(
-    stage: AuditStage, copy: tuple[str, asyncpg.Connection[asyncpg.Record]], tmp_path: Path
-) -> None:
+async def test_a_hole_halts_the_projector_and_is_named(stage: AuditStage, copy: Spoilt, tmp_path: Path) -> None:
     url, connection = copy
     await connection.execute(
         "TRUNCATE audit.audit_event, audit.actions_all, audit.checkpoint, audit.remits, audit.grants;"

@@ -12,6 +12,7 @@ import pytest
 from remit.errors import PermanentError, TransientError
 from remit.events import ActionEvaluated, ActionProposed
 from remit.fold import ActionState
+from remit.reasons import Reason, Verdict
 from remit.runtime.bus import Bus
 from remit.runtime.keys import load_service_keys
 from remit.runtime.ledger import Draft, Ledger
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EVALUATED = Draft(event=ActionEvaluated, data=factories.EVALUATED)
+DENIED = Draft(
+    event=ActionEvaluated,
+    data=factories.EVALUATED.model_copy(update={"decision": factories.decision(Verdict.DENY, Reason.UNPROCESSABLE)}),
+)
 
 
 class Stage:
@@ -47,7 +52,7 @@ class Stage:
             return await handler(state)
 
         service = Service("policy", ServiceSettings(nats_url=self.url, keys_dir=self.keys, **settings))
-        service.on_action(ActionProposed, counted, emits=(ActionEvaluated,))
+        service.on_action(ActionProposed, counted, emits=(ActionEvaluated,), unprocessable=lambda _: DENIED)
         running = asyncio.create_task(Runner(service)._main())
         await eventually(lambda: service.probes.started)
         yield service
@@ -135,7 +140,7 @@ async def test_bug_backs_off_and_is_never_acknowledged(stage: Stage) -> None:
     assert stage.calls == 2
 
 
-async def test_permanent_error_becomes_a_dead_letter(stage: Stage) -> None:
+async def test_permanent_error_ends_the_action_and_becomes_a_dead_letter(stage: Stage) -> None:
     async def broken(_: ActionState) -> Draft | None:
         raise PermanentError("cannot ever work")
 
@@ -143,8 +148,11 @@ async def test_permanent_error_becomes_a_dead_letter(stage: Stage) -> None:
         await stage.propose()
         await eventually(stage.pending, (0, 0))
         letter = await stage.stored("DLQ", "dlq.policy")
+        body = await stage.stored("ACTIONS", f"action.{ACTION_ID}.evaluated")
     assert letter is not None
     assert json.loads(letter)["code"] == "permanent"
+    assert body is not None
+    assert json.loads(body)["data"]["decision"]["verdict"] == "deny"
 
 
 async def test_junk_is_kept_as_evidence_and_never_decided(stage: Stage) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +12,14 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from remit.clock import monotonic
+from remit.errors import TransientError
 from remit.reasons import Outcome, Reason
-from services.executor.connectors.protocol import Ready
+from services.executor.calls import Held
+from services.executor.connectors.credentials import EnvironmentCredentials
+from services.executor.connectors.egress import Egress
+from services.executor.connectors.http import admit
+from services.executor.connectors.protocol import Address, Ready
 from services.executor.decide import Refuse
 from services.executor.results import Answer
 from tests.support import execution as x
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from remit.bundle import ToolEntry
     from services.executor.calls import Caller
     from services.executor.decide import Order
 
@@ -49,6 +58,66 @@ class Recorder:
         if "flaky" in raw and len(self.requests) < 3:
             return JSONResponse({"error": "busy"}, 503)
         return JSONResponse({"ok": True, "path": raw})
+
+
+class Elsewhere(Egress):
+    """An egress that resolves every tool to one given address."""
+
+    def __init__(self) -> None:
+        super().__init__(ssl.create_default_context())
+        self.address = Address(scheme="https", host="bank.example", port=443, ip="203.0.113.7")
+
+    async def admit(self, tool: ToolEntry) -> Address | Refuse:
+        assert tool
+        return self.address
+
+
+class Gate:
+    """A fence that lets a number of calls pass, or does not answer."""
+
+    def __init__(self, *answers: bool | TransientError) -> None:
+        self.answers, self.asked = list(answers), list[str]()
+
+    async def __call__(self, order: Order, claim_id: str) -> bool:
+        self.asked.append(f"{order.action_id} {claim_id}")
+        answer = self.answers.pop(0)
+        if isinstance(answer, TransientError):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("answers", "calls"), [((True, True), 3), ((True, False), 2), ((False,), 1), ((TransientError("down"),), 1)]
+)
+async def test_every_repetition_passes_the_fence_anew(
+    tmp_path: Path, answers: tuple[bool | TransientError, ...], calls: int
+) -> None:
+    recorder, gate = Recorder(), Gate(*answers)
+    caller = caller_in(tmp_path, fence=gate)
+    async with serving(Starlette(routes=[Route("/{path:path}", recorder.answer, methods=["POST"])])) as port:
+        order = http_order(port, "/status-503", idempotency="key")
+        answer = await run(caller, order)
+        await caller.close()
+    assert answer == Answer(outcome=Outcome.UNKNOWN, error="http_503")
+    assert len(recorder.requests) == calls
+    assert gate.asked == [f"{order.action_id} clm"] * len(answers)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_a_call_that_comes_after_its_claim_s_deadline_passes_the_fence_first(
+    tmp_path: Path, allowed: bool
+) -> None:
+    gate = Gate()
+    caller, order = caller_in(tmp_path, fence=gate), x.order_of()
+    for held in (
+        Held("clm", monotonic() - 1.0, datetime.now(UTC) + timedelta(hours=1)),
+        Held("clm", monotonic() + 3600.0, datetime.now(UTC) - timedelta(seconds=1)),
+    ):
+        gate.answers.append(allowed)
+        answer, _ = await caller.perform(order, Ready(), held)
+        expected = (Outcome.SUCCEEDED, None) if allowed else (Outcome.FAILED, "not_sent")
+        assert (answer.outcome, answer.error) == expected
+    assert len(gate.asked) == 2
 
 
 @pytest.fixture
@@ -96,10 +165,10 @@ STATUS: list[tuple[int, str, Outcome]] = [
     (201, "none", Outcome.SUCCEEDED),
     (400, "none", Outcome.FAILED),
     (404, "none", Outcome.FAILED),
-    (409, "none", Outcome.FAILED),
+    (409, "none", Outcome.UNKNOWN),
     (409, "key", Outcome.UNKNOWN),
     (408, "none", Outcome.UNKNOWN),
-    (429, "none", Outcome.FAILED),
+    (429, "none", Outcome.UNKNOWN),
     (500, "none", Outcome.UNKNOWN),
     (503, "none", Outcome.UNKNOWN),
 ]
@@ -113,6 +182,19 @@ async def test_a_status_says_what_is_known(caller: Caller, status: int, idempote
     assert answer.outcome is expected
     if expected is Outcome.FAILED:
         assert answer.value == {"why": "because"}
+
+
+@pytest.mark.parametrize(("declared", "calls"), [({}, 3), ({"errors_are_final": True}, 1), ({"effect": "read"}, 1)])
+async def test_an_undocumented_refusal_of_a_write_is_asked_again_with_its_key(
+    caller: Caller, declared: dict[str, Any], calls: int
+) -> None:
+    recorder = Recorder()
+    async with serving(Starlette(routes=[Route("/{path:path}", recorder.answer, methods=["POST"])])) as port:
+        answer = await run(caller, http_order(port, "/status-429", idempotency="key", **declared))
+    assert isinstance(answer, Answer)
+    assert answer.outcome is (Outcome.UNKNOWN if calls > 1 else Outcome.FAILED)
+    assert len(recorder.requests) == calls
+    assert len({headers["idempotency-key"] for _, _, headers, _ in recorder.requests}) == 1
 
 
 async def test_a_redirect_is_not_followed(caller: Caller) -> None:
@@ -198,6 +280,25 @@ async def test_a_missing_credential_refuses(caller: Caller, name: str) -> None:
         assert found == Answer(outcome=Outcome.SUCCEEDED)
 
 
+async def test_a_credential_is_sent_over_tls_or_to_this_host_only() -> None:
+    egress = Elsewhere()
+    credentials = EnvironmentCredentials({"REMIT_CREDENTIAL_FROM_ENV": SECRET})
+    for scheme, ip, allowed in (
+        ("http", "203.0.113.7", False),
+        ("http", "10.0.0.5", False),
+        ("https", "203.0.113.7", True),
+        ("http", "127.0.0.1", True),
+        ("http", "::1", True),
+        ("http", "::ffff:127.0.0.1", True),
+    ):
+        egress.address = Address(scheme=scheme, host="bank.example", port=443, ip=ip)
+        found = await admit(http_order(1, tool={"credential": "from-env"}), egress=egress, credentials=credentials)
+        assert isinstance(found, Ready) is allowed, (scheme, ip)
+        if isinstance(found, Refuse):
+            assert found.reason is Reason.EGRESS_DENIED
+        assert isinstance(await admit(http_order(1), egress=egress, credentials=credentials), Ready)
+
+
 async def test_an_unlisted_host_is_not_contacted(caller: Caller) -> None:
     recorder = Recorder()
     async with serving(Starlette(routes=[Route("/{path:path}", recorder.answer, methods=["POST"])])) as port:
@@ -221,7 +322,7 @@ async def test_the_noop_tool_touches_nobody(caller: Caller) -> None:
 
 async def test_arguments_that_changed_after_the_claim_are_not_sent(caller: Caller) -> None:
     order = x.order_of(args_digest="sha-256:" + "A" * 43)
-    answer, call = await caller.perform(order, Ready(), claim_id="clm")
+    answer, call = await caller.perform(order, Ready(), Held.now(order, "clm"))
     assert answer == Answer(outcome=Outcome.FAILED, error="args_mismatch")
     assert call.executed_digest != order.args_digest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -121,8 +122,18 @@ async def test_many_mcp_calls_run_at_once(caller: Caller, bank: tuple[Bank, int]
     assert sorted(server.calls, key=int) == [str(n) for n in range(20)]
 
 
-async def test_a_tool_error_is_a_failure_with_its_text(caller: Caller, bank: tuple[Bank, int]) -> None:
-    answer = await run(caller, mcp_order(bank[1], "fail"))
+async def test_a_tool_error_leaves_doubt_about_a_write(caller: Caller, bank: tuple[Bank, int]) -> None:
+    for effect in ("write", "destructive"):
+        assert await run(caller, mcp_order(bank[1], "fail", effect=effect)) == Answer(
+            outcome=Outcome.UNKNOWN, error="tool_error"
+        )
+
+
+@pytest.mark.parametrize("declared", [{"errors_are_final": True}, {"effect": "read"}])
+async def test_a_tool_error_is_a_failure_with_its_text_where_nothing_can_have_happened(
+    caller: Caller, bank: tuple[Bank, int], declared: dict[str, Any]
+) -> None:
+    answer = await run(caller, mcp_order(bank[1], "fail", **declared))
     assert isinstance(answer, Answer)
     assert (answer.outcome, answer.error) == (Outcome.FAILED, "tool_error")
     assert "cannot say hello" in str(answer.value)
@@ -135,10 +146,43 @@ async def test_a_slow_mcp_tool_leaves_doubt_and_others_are_not_touched(caller: C
     assert second == Answer(outcome=Outcome.SUCCEEDED, value={"said": "hello"})
 
 
-async def test_an_unknown_mcp_tool_was_not_executed(caller: Caller, bank: tuple[Bank, int]) -> None:
-    answer = await run(caller, mcp_order(bank[1], "nothing"))
+async def test_an_unknown_mcp_tool_was_not_executed_if_errors_prove_that(
+    caller: Caller, bank: tuple[Bank, int]
+) -> None:
+    # This SDK answers a tool error, other servers answer invalid params; a running tool can answer either.
+    for is_final, expected in ((True, Outcome.FAILED), (False, Outcome.UNKNOWN)):
+        answer = await run(caller, mcp_order(bank[1], "nothing", errors_are_final=is_final))
+        assert isinstance(answer, Answer)
+        assert answer.outcome is expected
+
+
+@pytest.mark.parametrize(
+    ("code", "declared", "expected"),
+    [
+        (-32601, {}, Outcome.FAILED),
+        (-32602, {}, Outcome.UNKNOWN),
+        (-32602, {"errors_are_final": True}, Outcome.FAILED),
+        (-32603, {"errors_are_final": True}, Outcome.UNKNOWN),
+    ],
+)
+async def test_a_protocol_error_is_definite_only_when_no_tool_can_have_said_it(
+    caller: Caller, code: int, declared: dict[str, Any], expected: Outcome
+) -> None:
+    inner = Bank().app()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if dict(scope.get("headers", [])).get(b"mcp-method") == b"tools/call":
+            message = await receive()
+            request = json.loads(message["body"])
+            body = {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": "no"}}
+            await JSONResponse(body)(scope, receive, send)
+        else:
+            await inner(scope, receive, send)
+
+    async with serving(app) as port:
+        answer = await run(caller, mcp_order(port, **declared))
     assert isinstance(answer, Answer)
-    assert answer.outcome is Outcome.FAILED
+    assert answer.outcome is expected
 
 
 async def test_what_an_mcp_tool_leaks_stays_in_the_executor(caller: Caller, bank: tuple[Bank, int]) -> None:

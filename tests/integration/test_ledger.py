@@ -13,6 +13,7 @@ from remit.events import (
     ActionApproved,
     ActionAudited,
     ActionEvaluated,
+    ActionExecuted,
     ActionProposed,
     RemitGrantedEvent,
     RemitRevokedEvent,
@@ -131,16 +132,34 @@ async def test_message_id_poisoning_is_noticed_and_survived(ledgers: Ledgers, ke
 
 
 async def test_fact_is_stored_although_somebody_wrote_in_between(ledgers: Ledgers, keys: Path) -> None:
-    intake, policy, audit = await ledgers.of("intake"), await ledgers.of("policy"), await ledgers.of("audit")
-    proposed = await intake.append(_empty(), PROPOSED)
-    denied = factories.EVALUATED.model_copy(
-        update={"decision": factories.decision(factories.Verdict.DENY, factories.Reason.NO_GRANT)}
-    )
-    state = await policy.append(proposed, Draft(event=ActionEvaluated, data=denied))
+    state = await _until(ledgers, "started")
     async with connected(ledgers.url, keys, "policy") as compromised:
         await compromised.jetstream().publish(f"action.{ACTION_ID}.evaluated", b"{}", timeout=5)
-    audited = await audit.append(state, Draft(event=ActionAudited, data=factories.AUDITED))
-    assert (len(audited.chain), audited.last_seq) == (3, 4)
+    executor = await ledgers.of("executor")
+    executed = await executor.append(state, Draft(event=ActionExecuted, data=factories.EXECUTED))
+    assert (len(executed.chain), executed.last_seq) == (7, 8)
+
+
+async def test_receipt_is_no_fact_and_never_follows_what_it_does_not_say(ledgers: Ledgers) -> None:
+    audit, executor = await ledgers.of("audit"), await ledgers.of("executor")
+    unknown = factories.EXECUTED.model_copy(update={"outcome": factories.Outcome.UNKNOWN})
+    doubt = await executor.append(await _until(ledgers, "started"), Draft(event=ActionExecuted, data=unknown))
+    known = Draft(event=ActionExecuted, data=factories.EXECUTED, discriminator="resolved")
+    resolved = await executor.append(doubt, known)
+    with pytest.raises(Superseded) as lost:
+        await audit.append(doubt, Draft(event=ActionAudited, data=factories.AUDITED))
+    assert lost.value.state.head == resolved.head
+
+
+async def _until(ledgers: Ledgers, last: str) -> ActionState:
+    """Append the example events of an action up to one type, each by its writer."""
+    state = _empty()
+    path = factories.EXECUTED_PATH
+    for kind in path[: path.index(last) + 1]:
+        event = factories.KINDS[f"action.{kind}"]
+        writer = await ledgers.of(event.writers[0])
+        state = await writer.append(state, Draft(event=event, data=factories.EXAMPLES[f"action.{kind}"]))
+    return state
 
 
 async def test_state_from_one_message_equals_the_read(ledgers: Ledgers) -> None:

@@ -60,7 +60,7 @@ class StreamWriter:
         self.messages.append(Inbound(subject, body, headers or {}, seq=seq, time=at, stream=self.stream))
 
     def grow(self, state: ActionState, kind: str, key: str, **more: Any) -> ActionState:
-        """Append one valid event to an action; `more` are event attributes, `data` replaces the example, `at` the broker's time."""
+        """Append one valid event to an action; `data` replaces the example, `at` is the broker's time, `more` is the event's."""
         data = more.pop("data", None) or data_for(kind, state.action_id, key)
         place = f.Place(n=len(state.chain) + 1, prev=state.head)
         more.setdefault("time", f.NOW + timedelta(milliseconds=10 * len(state.chain)))

@@ -26,6 +26,13 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_ADDRESSES = 8
+_LAST_32_BITS = tuple(
+    ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")
+)
+"""Networks whose addresses end in an IPv4 address."""
+_ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
+"""Upper half of an interface identifier that ends in an IPv4 address."""
+_NOT_EMBEDDING = frozenset({ipaddress.IPv6Address("::"), ipaddress.IPv6Address("::1")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +66,52 @@ def is_listed(endpoint: Endpoint, egress: Sequence[str]) -> bool:
 def is_allowed_address(ip: IpAddress, endpoint: Endpoint, egress: Sequence[str]) -> bool:
     """Return whether an address may be called: public, or listed as address or network; link-local only as itself.
 
+    An IPv6 address that carries an IPv4 address reaches that one through a translator or a tunnel, so both must be allowed.
     `localhost` is loopback by definition (RFC 6761 section 6.3). Link-local holds the metadata services of clouds.
     """
-    plain = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped else ip
-    if endpoint.host == "localhost" and plain.is_loopback:
+    if endpoint.host == "localhost" and is_loopback(str(ip)):
         return True
     networks = [network for entry in egress if (network := _network(entry)) is not None]
-    if plain.is_link_local:
-        return any(network.num_addresses == 1 and plain in network for network in networks)
-    if plain.is_global and not plain.is_multicast:
+    plain = _plain(ip)
+    if any(network.num_addresses == 1 and plain in network for network in networks):
         return True
-    return any(plain in network for network in networks)
+    return all(_is_admitted(face, networks) for face in (plain, *_embedded(ip)))
+
+
+def _is_admitted(ip: IpAddress, networks: Sequence[IpNetwork]) -> bool:
+    if ip.is_link_local:
+        return any(network.num_addresses == 1 and ip in network for network in networks)
+    return _is_public(ip) or any(ip in network for network in networks)
+
+
+def is_loopback(ip: str) -> bool:
+    """Return whether an address never leaves the host."""
+    return _plain(ipaddress.ip_address(ip)).is_loopback
+
+
+def _plain(ip: IpAddress) -> IpAddress:
+    """Return the address that is really called: a mapped one is IPv4 on the wire (RFC 4291 section 2.5.5.2)."""
+    return ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped else ip
+
+
+def _is_public(ip: IpAddress) -> bool:
+    # `is_global` of the standard library knows neither site-local addresses (RFC 3879) nor, in some versions, these two.
+    is_odd = ip.is_multicast or ip.is_unspecified or (isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local)
+    return ip.is_global and not is_odd
+
+
+def _embedded(ip: IpAddress) -> tuple[ipaddress.IPv4Address, ...]:
+    """Return the IPv4 addresses that an IPv6 address carries to a translator or a tunnel.
+
+    Source: RFC 6052 (64:ff9b::/96), RFC 8215 (64:ff9b:1::/48), RFC 3056 (2002::/16), RFC 4380 (2001::/32), RFC 4291 section
+    2.5.5.1 (::a.b.c.d), RFC 2765 (::ffff:0:a.b.c.d), RFC 5214 (ISATAP).
+    """
+    if not isinstance(ip, ipaddress.IPv6Address) or ip in _NOT_EMBEDDING:
+        return ()
+    found = [ip.sixtofour, *(ip.teredo or ())]
+    if any(ip in network for network in _LAST_32_BITS) or (int(ip) >> 32) & 0xFFFF_FFFF in _ISATAP:
+        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
+    return tuple(address for address in found if address is not None)
 
 
 def _network(entry: str) -> IpNetwork | None:

@@ -13,6 +13,7 @@ from remit.canonical import canonical, strict_loads
 from remit.errors import CanonicalError
 from remit.reasons import Reason
 from services.executor.connectors import outcomes
+from services.executor.connectors.egress import is_loopback
 from services.executor.connectors.protocol import Address, Ready
 from services.executor.decide import Refuse
 
@@ -60,7 +61,6 @@ class HttpConnector:
         if ready.address is None:
             return outcomes.refused_before_sending()
         request = self._request(order, ready, ready.address)
-        keyed = order.action.entry.idempotency == "key"
         try:
             async with asyncio.timeout(order.action.entry.timeout_s):
                 response = await self._client(order).send(request, stream=True)
@@ -77,8 +77,8 @@ class HttpConnector:
             self._egress.forget()
             return outcomes.lost("connection")
         if body is None:
-            return outcomes.of_status(response.status_code, keyed=keyed, is_oversize=True)
-        return outcomes.of_status(response.status_code, keyed=keyed, value=_value(response, body))
+            return outcomes.of_status(response.status_code, order.action.entry, is_oversize=True)
+        return outcomes.of_status(response.status_code, order.action.entry, value=_value(response, body))
 
     async def close(self) -> None:
         """Close every pool."""
@@ -127,6 +127,11 @@ async def admit(order: Order, *, egress: Egress, credentials: CredentialProvider
         return address
     if tool.credential is None:
         return Ready(address=address)
+    if address.scheme != "https" and not is_loopback(address.ip):
+        return Refuse(
+            Reason.EGRESS_DENIED,
+            f"{tool.tool} takes a credential over plain http at {address.host}:{address.port}; register an https endpoint",
+        )
     secret = await credentials.fetch(tool.credential)
     if secret is None:
         return Refuse(Reason.CREDENTIAL_MISSING, f"credential {tool.credential} of {tool.tool} is missing or unusable")

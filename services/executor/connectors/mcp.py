@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mcp.client.session import ClientSession
     from pydantic import JsonValue
 
+    from remit.bundle import ActionEntry
     from services.executor.connectors.credentials import CredentialProvider
     from services.executor.connectors.egress import Egress
     from services.executor.connectors.protocol import Address, Ready
@@ -45,14 +46,16 @@ LEAVE_S = 2.0
 MAX_TOOL_PAGES = 50
 NOT_EXECUTED = frozenset(
     {
-        types.INVALID_PARAMS,
         types.METHOD_NOT_FOUND,
         types.HEADER_MISMATCH,
         types.UNSUPPORTED_PROTOCOL_VERSION,
         types.MISSING_REQUIRED_CLIENT_CAPABILITY,
     }
 )
-"""JSON-RPC errors by which a server says that it did not run the tool (MCP 2026-07-28, tools: unknown tool, malformed)."""
+"""JSON-RPC errors by which a server says that it did not run the tool (MCP 2026-07-28, base protocol).
+
+Invalid params is not among them: it means an unknown tool or malformed arguments, but a tool that is running can answer it too.
+"""
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.LocalProtocolError)
 _BROKEN = (MCPError, ValidationError, httpx2.HTTPError, OSError, TimeoutError, RuntimeError, ExceptionGroup)
 """What the SDK raises for what servers and networks do; task groups wrap transport errors."""
@@ -165,7 +168,7 @@ class McpConnector:
                 answer = await _ask(client.session, order, exchange, timeout_s=timeout_s)
         except _BROKEN as error:
             # A failure while leaving changes nothing about an answer that is already known.
-            answer = answer or _without_result(exchange, error)
+            answer = answer or _without_result(order.action.entry, exchange, error)
         if answer.outcome is not Outcome.SUCCEEDED and answer.error != "tool_error":
             known.mode = None
             self.egress.forget()
@@ -254,12 +257,12 @@ async def _ask(session: ClientSession, order: Order, exchange: Exchange, *, time
         # Not `call_tool`: it would list tools after the effect and raise away the result when its own validation fails.
         result = await session.send_request(request, _RESULT, request_read_timeout_seconds=timeout_s)
     except (MCPError, ValidationError) as error:
-        return _without_result(exchange, error)
+        return _without_result(order.action.entry, exchange, error)
     if isinstance(result, types.InputRequiredResult):
         return outcomes.lost("input_required")
     value = result_value(result)
     if result.is_error:
-        return Answer(outcome=Outcome.FAILED, value=value, error="tool_error")
+        return outcomes.of_tool_error(order.action.entry, value)
     return Answer(outcome=Outcome.SUCCEEDED, value=value)
 
 
@@ -273,13 +276,13 @@ def result_value(result: types.CallToolResult) -> JsonValue:
     return [block.model_dump(mode="json", by_alias=True, exclude_none=True) for block in result.content]
 
 
-def _without_result(exchange: Exchange, error: BaseException | None) -> Answer:
+def _without_result(entry: ActionEntry, exchange: Exchange, error: BaseException | None) -> Answer:
     """Tell a definite refusal from doubt when no result came back."""
     if not exchange.is_watching or isinstance(exchange.failure, _NOT_SENT):
         return outcomes.refused_before_sending()
-    if exchange.status is not None and outcomes.is_refusal(exchange.status, keyed=True):
+    if exchange.status is not None and outcomes.is_refusal(exchange.status, entry):
         return Answer(outcome=Outcome.FAILED, error=f"http_{exchange.status}")
-    if isinstance(error, MCPError) and error.code in NOT_EXECUTED:
+    if isinstance(error, MCPError) and _was_not_run(error, entry):
         return Answer(outcome=Outcome.FAILED, error=f"rpc_{error.code}")
     if isinstance(error, TimeoutError | httpx2.TimeoutException) or isinstance(
         exchange.failure, httpx2.TimeoutException
@@ -290,3 +293,7 @@ def _without_result(exchange: Exchange, error: BaseException | None) -> Answer:
     if isinstance(error, ValidationError):
         return outcomes.lost("protocol")
     return outcomes.lost("connection" if exchange.failure or exchange.status is None else "protocol")
+
+
+def _was_not_run(error: MCPError, entry: ActionEntry) -> bool:
+    return error.code in NOT_EXECUTED or (error.code == types.INVALID_PARAMS and outcomes.errors_are_final(entry))

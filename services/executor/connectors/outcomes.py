@@ -14,26 +14,45 @@ from services.executor.results import Answer
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from remit.bundle import ActionEntry
+
 REQUEST_TIMEOUT, CONFLICT = 408, 409
 
 
-def of_status(status: int, *, keyed: bool, value: JsonValue = None, is_oversize: bool = False) -> Answer:
-    """Return the answer of a complete response.
-
-    `keyed` says that the tool knows our idempotency key: then 409 can mean that the first request is still at work.
-    """
+def of_status(status: int, entry: ActionEntry, *, value: JsonValue = None, is_oversize: bool = False) -> Answer:
+    """Return the answer of a complete response."""
     if 200 <= status < 300:
         return Answer(outcome=Outcome.SUCCEEDED, value=value, is_oversize=is_oversize)
     error = f"http_{status}"
-    if is_refusal(status, keyed=keyed):
+    if is_refusal(status, entry):
         return Answer(outcome=Outcome.FAILED, value=value, error=error, is_oversize=is_oversize)
     return Answer(outcome=Outcome.UNKNOWN, error=error)
 
 
-def is_refusal(status: int, *, keyed: bool) -> bool:
-    """Return whether a status says that nothing was done (RFC 9110 section 15.5)."""
-    doubtful = {REQUEST_TIMEOUT, CONFLICT} if keyed else {REQUEST_TIMEOUT}
-    return 400 <= status < 500 and status not in doubtful
+def is_refusal(status: int, entry: ActionEntry) -> bool:
+    """Return whether a status says that nothing was done: a documented client error, or any where an error proves it.
+
+    A 408 means that the server gave up on a request it may have begun; a 409 to a tool that knows our idempotency key can mean
+    that the first request is still at work. Source: RFC 9110 section 15.5; design, bus section 7.
+    """
+    if not 400 <= status < 500:
+        return False
+    if status in entry.final_statuses:
+        return True
+    is_doubtful = status == REQUEST_TIMEOUT or (status == CONFLICT and entry.idempotency == "key")
+    return errors_are_final(entry) and not is_doubtful
+
+
+def errors_are_final(entry: ActionEntry) -> bool:
+    """Return whether an error of the tool proves that nothing happened: declared so, or there is nothing that could have."""
+    return entry.errors_are_final or entry.effect == "read"
+
+
+def of_tool_error(entry: ActionEntry, value: JsonValue) -> Answer:
+    """Return the answer of a tool that ran and reports an error; it may have done half of its work."""
+    if errors_are_final(entry):
+        return Answer(outcome=Outcome.FAILED, value=value, error="tool_error")
+    return Answer(outcome=Outcome.UNKNOWN, error="tool_error")
 
 
 def refused_before_sending() -> Answer:

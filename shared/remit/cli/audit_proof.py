@@ -141,10 +141,11 @@ class _StreamProof:
             if remits is not None:
                 await compare_actions(self._connection, self.verifier, remits, at_least=PREFETCH)
         await copies.finish(began)
-        await self._ends(inside, began)
+        await self._hold_cursor(inside)
         for seq in damaged:
             self.verifier.note(seq, "checkpoint", "the checkpoint kept in the database is not readable")
         proof = self.verifier.finish()
+        self._hold_files(inside, began)
         if remits is not None:
             await compare_actions(self._connection, self.verifier, remits)
             await compare_all_actions(self._connection, self.verifier)
@@ -160,18 +161,20 @@ class _StreamProof:
                 damaged.append(row["seq"])
         return found, damaged
 
-    async def _ends(self, inside: list[Checkpoint], began: datetime) -> None:
-        """Hold the cursor against the rows, and the checkpoints of the table against cursor and files."""
+    def _hold_files(self, inside: list[Checkpoint], began: datetime) -> None:
         kept = {checkpoint.seq for checkpoint in inside}
         for checkpoint in self._outside:
             if checkpoint.seq not in kept and checkpoint.at < began - SETTLING:
                 self.verifier.note(checkpoint.seq, "checkpoint", "the database does not hold this checkpoint any more")
+
+    async def _hold_cursor(self, inside: list[Checkpoint]) -> None:
+        """Hold the cursor against the rows, and against the checkpoints of the table."""
         cursor = await self._connection.fetchrow(_PROGRESS, self._stream)
         if cursor is None:
             self.verifier.note(0, "truncated", "the projector's cursor is gone; without it a cut tail cannot be seen")
             return
         self.verifier.expect_end(cursor["last_seq"], cursor["chain_head"])
-        if cursor["verified_seq"] > max(kept, default=0):
+        if cursor["verified_seq"] > max((checkpoint.seq for checkpoint in inside), default=0):
             missing = (
                 f"the cursor knows a checkpoint at {cursor['verified_seq']}, the database does not hold it any more"
             )

@@ -6,7 +6,6 @@ Source: design, bus sections 4 and 6 (what each answer to an append means on one
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -138,7 +137,7 @@ class Bus:
 
         `query` is `{"last_by_subj": s}` or `{"seq": n, "next_by_subj": s}`.
         """
-        answer = await self._request(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps(query).encode())
+        answer = await self._request(f"$JS.API.STREAM.MSG.GET.{stream}", orjson.dumps(query))
         error = answer.get("error")
         if error is not None:
             if error.get("err_code") == NOT_FOUND_CODE:

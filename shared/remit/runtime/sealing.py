@@ -143,4 +143,5 @@ class Sealer:
 
 def wire_size(body: bytes, headers: Mapping[str, str]) -> int:
     """Return the bytes of a message as the broker counts them against `max_msg_size`: headers and body."""
-    return len(body) + len("NATS/1.0\r\n\r\n") + sum(len(f"{k}: {v}\r\n".encode()) for k, v in headers.items())
+    # One `name: value` line each; what an event carries in its headers is ASCII throughout.
+    return len(body) + len("NATS/1.0\r\n\r\n") + sum(len(name) + len(value) + 4 for name, value in headers.items())

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from remit.fold import ActionState
 from remit.ledger_chain import genesis, merkle_root, spelled
+from remit.projection.encoding import to_json
+from remit.projection.fields import instant
+from remit.projection.tracking import Tracked
 from remit.reasons import Outcome
 from services.audit.chain import (
     TamperError,
@@ -21,10 +24,7 @@ from services.audit.chain import (
     signed_checkpoint,
     verified_checkpoint,
 )
-from services.audit.encoding import to_json
-from services.audit.fields import instant
 from services.audit.reconciler import TURN, Standing, redrives
-from services.audit.tracking import Tracked
 from tests.support import factories as f
 from tests.support.ledger_stream import StreamWriter, chain_heads, data_for, evidence
 

@@ -10,24 +10,16 @@ from hypothesis import strategies as st
 
 from remit.canonical import digest
 from remit.ledger_chain import Evidence, admit, genesis
-from services.audit.folding import (
-    Admitted,
-    KeptRow,
-    addressed_to,
-    fold_actions,
-    fold_remits,
-    is_closed,
-    restore,
-    restore_remit,
-)
-from services.audit.project_events import event_columns, missing_content
-from services.audit.shapes import call_shape, grant_shape, task_shape
+from remit.projection.event_columns import addressed_to, event_columns, missing_content
+from remit.projection.shapes import call_shape, grant_shape, task_shape
+from remit.projection.tracking import is_closed
+from services.audit.project import Admitted, KeptRow, fold_actions, fold_remits, restore, restore_remit
 from tests.support import factories as f
 from tests.support.ledger_stream import StreamWriter, chain_heads, evidence, rows_of
 
 if TYPE_CHECKING:
     from remit.fold import RemitState
-    from services.audit.tracking import Tracked
+    from remit.projection.tracking import Tracked
 
 
 def nothing_marked(_: str) -> tuple[str, ...]:
@@ -38,8 +30,7 @@ def admitted(writer: StreamWriter) -> list[Admitted]:
     found = list[Admitted]()
     for message in writer.messages:
         held = evidence(message)
-        assert message.time is not None
-        found.append(Admitted(held, message.time, *admit(held, f.TRUST)))
+        found.append(Admitted(held, *admit(held, f.TRUST)))
     return found
 
 
@@ -96,10 +87,10 @@ def test_any_cut_and_any_loss_of_memory_give_the_same_rows(cut: int, forget: boo
     if forget:
         kept: dict[str, list[KeptRow]] = {}
         for item, event in zip(items[:cut], first.events, strict=True):
-            action_id = addressed_to(item, "ACTIONS")
+            action_id = addressed_to("ACTIONS", item.evidence.subject, item.recorded)
             if action_id is not None:
                 kept.setdefault(action_id, []).append(
-                    KeptRow(item.evidence, item.at, event["verify_status"], event["chain_hash"])
+                    KeptRow(item.evidence, event["verify_status"], event["chain_hash"])
                 )
         memory = {action_id: restore(action_id, rows, nothing_marked) for action_id, rows in kept.items()}
     second = fold(items[cut:], memory, first.head)
@@ -132,7 +123,7 @@ def test_remits_fold_into_rows_and_grants() -> None:
     )  # fmt: skip
     assert (grants[0]["grant_no"], grants[0]["max_calls"]) == (1, 1)
     assert grants[0]["expires_at"] == f.REMIT.expires_at.isoformat()
-    kept = [KeptRow(i.evidence, i.at, s, b"") for i, s in zip(admitted(writer), batch.statuses, strict=True)]
+    kept = [KeptRow(i.evidence, s, b"") for i, s in zip(admitted(writer), batch.statuses, strict=True)]
     assert restore_remit(f.REMIT.remit_id, kept).status == memory[f.REMIT.remit_id].status == "revoked"
 
 
@@ -203,6 +194,6 @@ def test_tasks_of_one_kind_share_a_shape() -> None:
 
 
 def test_evidence_without_a_place_in_the_contract_is_still_chained() -> None:
-    held = Evidence(seq=1, subject="nonsense", body=b"", kid=None, signature=None)
-    batch = fold([Admitted(held, f.NOW, *admit(held, f.TRUST))], {}, genesis("ACTIONS"))
+    held = Evidence(seq=1, subject="nonsense", body=b"", kid=None, signature=None, at=f.NOW)
+    batch = fold([Admitted(held, *admit(held, f.TRUST))], {}, genesis("ACTIONS"))
     assert (batch.statuses, len(batch.events), batch.touched) == (["signature"], 1, {})

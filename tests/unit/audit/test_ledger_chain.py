@@ -36,8 +36,10 @@ def sha(raw: bytes) -> bytes:
 
 
 def test_a_link_is_the_hash_that_is_documented() -> None:
-    record = sha(b"action.x.proposed\x00kid-1\x00" + b"s" * 64 + sha(b"body"))
-    assert record_digest("action.x.proposed", "kid-1", b"s" * 64, sha(b"body")) == record
+    stored_us = int(f.NOW.timestamp()) * 1_000_000 + 7
+    record = sha(b"action.x.proposed\x00kid-1\x00" + b"s" * 64 + sha(b"body") + stored_us.to_bytes(8, "big"))
+    at = f.NOW.replace(microsecond=7)
+    assert record_digest("action.x.proposed", "kid-1", b"s" * 64, sha(b"body"), at) == record
     assert link(genesis("ACTIONS"), 1, record) == sha(sha(b"remit.ledger.v1:ACTIONS") + b"\x00" * 7 + b"\x01" + record)
     assert genesis("ACTIONS") != genesis("REMITS")
 
@@ -71,7 +73,7 @@ def test_the_root_is_that_of_rfc_6962(leaves: list[bytes]) -> None:
 def test_headers_that_cannot_be_stored_are_absent(
     headers: dict[str, str], kid: str | None, signature: bytes | None
 ) -> None:
-    found = evidence_from(1, "action.a\x00b.proposed", b"", headers)
+    found = evidence_from((1, f.NOW), "action.a\x00b.proposed", b"", headers)
     assert (found.kid, found.signature, found.subject) == (kid, signature, "action.a\ufffdb.proposed")
 
 
@@ -102,7 +104,7 @@ def test_ids_that_could_not_be_keys_are_not_believed(kind: str, more: dict[str, 
 
 def test_an_unsigned_message_is_not_believed() -> None:
     with pytest.raises(EnvelopeError) as caught:
-        believe(evidence_from(1, "action.x.proposed", b"{}", {}), f.TRUST)
+        believe(evidence_from((1, f.NOW), "action.x.proposed", b"{}", {}), f.TRUST)
     assert caught.value.code == "signature"
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from remit import tables
-from remit.canonical import canonical
+from remit.canonical import canonical, digest
 from remit.fold import ActionState
+from remit.projection.action_columns import action_row, opening
+from remit.projection.tracking import Tracked, first_effect, is_unresolved, touches_approval
 from remit.reasons import Outcome, Reason, Stage, Verdict
 from remit.remits import Human
-from services.audit.project import action_row, opening
-from services.audit.tracking import Tracked, first_effect, is_unresolved, touches_approval
 from tests.support import factories as f
 from tests.support.ledger_stream import StreamWriter, data_for
 
@@ -65,13 +65,42 @@ def test_a_proposal_that_is_none_shows_no_arguments(text: str) -> None:
 
 
 def test_the_rationale_of_the_agent_is_kept_without_secrets() -> None:
-    text = canonical(f.PROPOSAL | {"rationale": "key eyJhbGciOiJFUzI1NiJ9.e30.c2ln\x00"}).decode()
+    text = canonical(f.PROPOSAL | {"rationale": "key eyJhbGciOiJFUzI1NiJ9.e30.c2ln"}).decode()
     found = opening(f.record("action.proposed", f.PROPOSED.model_copy(update={"proposal": text})).event)  # type: ignore[arg-type]  # it is `proposed`
-    assert found["rationale"] == "key redacted (29 chars)\ufffd"
+    assert found["rationale"] == "key redacted (29 chars)"
 
 
 def test_a_marked_argument_is_hidden() -> None:
     assert opening(f.record("action.proposed").event, {"recipient"})["args"]["recipient"] == "redacted (22 chars)"  # type: ignore[arg-type]  # it is `proposed`
+
+
+def proposal_row(resource_id: str | None, sensitive: Any, **arguments: Any) -> dict[str, Any]:
+    """Return the opening of a proposal with other arguments, whose resource is what intake took it for."""
+    action = f.PROPOSED.action.model_copy(update={"resource_id": resource_id})
+    text = canonical(f.PROPOSAL | {"arguments": arguments}).decode()
+    said = f.PROPOSED.model_copy(update={"proposal": text, "action": action})
+    return opening(f.record("action.proposed", said).event, sensitive)  # type: ignore[arg-type]  # it is `proposed`
+
+
+@pytest.mark.parametrize(
+    ("resource_id", "sensitive", "arguments", "shown"),
+    [
+        ("UK12", (), {"to": "UK12"}, "UK12"),
+        ("UK12", {"to"}, {"to": "UK12"}, "redacted (4 chars)"),
+        ("UK12", None, {"to": "UK12"}, "redacted (4 chars)"),
+        ("UK12", {"memo"}, {"to": "UK12", "memo": "x"}, "UK12"),
+        ("7", (), {"to": 7}, "7"),
+        ("7", {"to"}, {"to": 7}, "redacted (1 chars)"),
+        (digest("x" * 999), (), {"to": "x" * 999}, digest("x" * 999)),
+        (digest("x" * 999), {"to"}, {"to": "x" * 999}, "redacted (51 chars)"),
+        (None, {"to"}, {"to": "UK12"}, None),
+        ("password: hunter2", (), {"to": "password: hunter2"}, "redacted (17 chars)"),
+    ],
+)
+def test_a_resource_shows_no_more_than_its_argument(
+    resource_id: str | None, sensitive: Any, arguments: dict[str, Any], shown: str | None
+) -> None:
+    assert proposal_row(resource_id, sensitive, **arguments)["resource_id"] == shown
 
 
 def test_a_denied_action_is_blocked() -> None:
@@ -195,7 +224,7 @@ def test_values_that_no_column_takes_are_bounded() -> None:
         }
     )
     found = opening(f.record("action.proposed", huge).event)  # type: ignore[arg-type]  # it is `proposed`
-    assert (len(found["resource_id"]), "\x00" in found["resource_id"], len(found["session"])) == (512, False, 512)
+    assert (found["resource_id"], len(found["session"])) == ("redacted (19998 chars)", 512)
     late = row(*f.APPROVED_PATH, ("tokenized", {"exp": 10**30}))
     assert late["token_expires_at"] is None
     slow = row(*f.EXECUTED_PATH[:-1], ("executed", {"latency_ms": {"total": 10**30}}))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from remit.events import ActionAudited
+from remit.fold import ActionState, junk
+from remit.projection.tracking import Tracked
 from remit.reasons import Outcome
 from remit.runtime.bus import Stored
 from remit.runtime.ledger import Draft, Superseded
@@ -15,12 +18,10 @@ from services.audit.chain import GapError
 from services.audit.evidence import EvidenceStore
 from services.audit.projector import HEAL_ATTEMPTS, Projector
 from services.audit.receipts import Receipts
-from services.audit.tracking import Tracked
 from tests.support import factories as f
 from tests.support.ledger_stream import StreamWriter, data_for, evidence
 
 if TYPE_CHECKING:
-    from remit.fold import ActionState
     from services.audit.source import Source
 
 
@@ -86,7 +87,7 @@ def first_message() -> tuple[Stored, bytes]:
     writer = StreamWriter()
     writer.action("pay", "proposed")
     [message] = writer.messages
-    return Stored(message.subject, 1, message.body, message.headers), evidence(message).record
+    return Stored(message.subject, 1, message.body, message.headers, message.time), evidence(message).record
 
 
 async def test_the_stream_that_was_projected_is_recognised() -> None:
@@ -95,10 +96,10 @@ async def test_the_stream_that_was_projected_is_recognised() -> None:
     await projector(FakeBus(stored))._check_anchor("ACTIONS", cast("Any", Held(1, record)))
 
 
-@pytest.mark.parametrize("replaced", [True, False])
-async def test_a_replaced_or_cut_stream_halts(replaced: bool) -> None:
+@pytest.mark.parametrize("changes", [None, {"body": b"other"}, {"time": f.NOW}, {"time": None}])
+async def test_a_replaced_or_cut_stream_halts(changes: dict[str, Any] | None) -> None:
     stored, record = first_message()
-    bus = FakeBus(Stored(stored.subject, 1, b"other", stored.headers) if replaced else None)
+    bus = FakeBus(None if changes is None else replace(stored, **changes))
     with pytest.raises(GapError, match="cut, replaced or recreated"):
         await projector(bus)._check_anchor("ACTIONS", cast("Any", Held(1, record)))
 
@@ -111,16 +112,18 @@ def finished(**changes: Any) -> Tracked:
 
 
 class Recorder:
-    """A ledger that remembers what was appended; it refuses when told to."""
+    """A ledger that remembers what was appended; it loses its first races, `lost` says to which truth."""
 
-    def __init__(self, *, refuses: bool = False) -> None:
+    def __init__(self, *lost: ActionState) -> None:
         self.appended: list[type] = []
-        self.refuses = refuses
+        self.after: list[int] = []
+        self.lost = list(lost)
 
     async def append(self, state: ActionState, draft: Draft) -> ActionState:
         self.appended.append(draft.event)
-        if self.refuses:
-            raise Superseded(state)
+        self.after.append(state.last_seq)
+        if self.lost:
+            raise Superseded(self.lost.pop(0))
         return state
 
     async def read(self, _: str) -> ActionState:
@@ -147,9 +150,46 @@ async def run(made: Receipts, ledger: Recorder, expected: int) -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.mark.parametrize("refuses", [False, True])
-async def test_a_finished_action_is_offered_once(refuses: bool) -> None:
-    ledger = Recorder(refuses=refuses)
+def moved_on() -> ActionState:
+    """Return the truth after a second outcome that the receipt's author had not seen."""
+    return resolved_doubt()[1].state
+
+
+def resolved_doubt() -> tuple[Tracked, Tracked]:
+    writer = StreamWriter()
+    state = writer.action("pay", *f.EXECUTED_PATH[:-1])
+    doubt = data_for("executed", state.action_id, "pay", outcome=Outcome.UNKNOWN)
+    unknown = writer.grow(state, "executed", "pay", data=doubt)
+    known = writer.grow(unknown, "executed", "pay", discriminator="resolved")
+    return Tracked(state=unknown, link=b"x" * 32), Tracked(state=known, link=b"y" * 32)
+
+
+async def test_a_receipt_is_never_stored_behind_what_it_does_not_say() -> None:
+    doubt, known = resolved_doubt()
+    ledger = Recorder(known.state)
+    made = receipts(ledger, [])
+    made._queue(doubt)
+    await run(made, ledger, 1)
+    assert ledger.after == [doubt.state.last_seq], "the receipt of the doubt was written again, behind its resolution"
+    # Once the resolution is projected, the action is offered anew, though the first offer may not be done yet.
+    made.offered.add((doubt.state.action_id, doubt.state.head))
+    made.offer([known])
+    await run(made, ledger, 2)
+    assert ledger.after[1:] == [known.state.last_seq]
+
+
+async def test_junk_in_between_does_not_cost_the_receipt() -> None:
+    done = finished()
+    ledger = Recorder(junk(done.state, 40), junk(done.state, 41))
+    made = receipts(ledger, [])
+    made.offer([done])
+    await run(made, ledger, 3)
+    assert ledger.after == [7, 40, 41]
+
+
+@pytest.mark.parametrize("lost", [(), (moved_on(),)])
+async def test_a_finished_action_is_offered_once(lost: tuple[ActionState, ...]) -> None:
+    ledger = Recorder(*lost)
     made = receipts(ledger, [])
     made.offer([finished(), finished()])
     await run(made, ledger, 1)

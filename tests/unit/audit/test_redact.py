@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.audit.redact import redact_arguments, redact_text
+from remit.projection.display import redact_arguments, redact_text
 
 JWT = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJlbW1hIn0.c2ln"
 
@@ -16,7 +16,7 @@ JWT = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJlbW1hIn0.c2ln"
     [
         ({"amount": 98.7, "to": "UK12"}, {"amount": 98.7, "to": "UK12"}),
         ({"password": "hunter2"}, {"password": "redacted (7 chars)"}),
-        ({"apiKey": "x" * 32, "pageToken": "p"}, {"apiKey": "redacted (32 chars)", "pageToken": "redacted (1 chars)"}),
+        ({"apiKey": "x" * 32, "pageToken": "p"}, {"apiKey": "redacted (32 chars)", "pageToken": "p"}),
         ({"login": {"user": "emma", "secrets": ["a", "b"]}}, {"login": {"user": "emma", "secrets": "redacted"}}),
         ({"max_tokens": 5, "has_password": True, "pin": None}, {"max_tokens": 5, "has_password": True, "pin": None}),
         ({"note": f"use {JWT} now"}, {"note": f"use redacted ({len(JWT)} chars) now"}),

@@ -59,7 +59,7 @@ def test_unknown_kid_is_refused() -> None:
 
 def test_body_that_names_another_kid_is_refused() -> None:
     event = record("action.refused").event.model_copy(update={"kid": "approval-other"})
-    assert _code(seal(event, subject=f"action.{event.subject}.refused", signer=SIGNERS["approval"]).signed) == "kid"
+    assert _code(seal(event, subject=f"action.{event.subject}.refused", signer=SIGNERS["approval"]).signed) == "type"
 
 
 def test_source_must_be_the_owner_of_the_kid() -> None:

@@ -208,3 +208,11 @@ def test_the_events_repeat_what_was_decided() -> None:
 @pytest.mark.parametrize(("word", "reason"), [("stopped", Reason.STOPPED), ("from the future", Reason.UNPROCESSABLE)])
 def test_a_stored_refusal_keeps_its_reason(word: str, reason: Reason) -> None:
     assert decide.refusal_of(word).reason is reason
+
+
+def test_a_claim_is_named_by_action_and_attempt_and_its_continuation_by_the_claim() -> None:
+    first = decide.claim_id("a" * 32, 1)
+    assert first == decide.claim_id("a" * 32, 1)
+    names = {first, decide.claim_id("a" * 32, 2), decide.claim_id("b" * 32, 1), decide.continued(first)}
+    assert len(names) == 4
+    assert all(name.startswith("clm_") for name in names)

@@ -72,6 +72,26 @@ ADDRESSES: list[tuple[str, str, list[str], bool]] = [
     ("0.0.0.0", "bank.example", ["bank.example"], False),  # noqa: S104  (an address to refuse)
     ("100.64.0.1", "bank.example", ["bank.example"], False),
     ("::1", "bank.example", ["[::1]:80"], True),
+    ("64:ff9b::10.0.0.5", "bank.example", ["bank.example"], False),
+    ("64:ff9b::10.0.0.5", "bank.example", ["bank.example", "10.0.0.0/8"], True),
+    ("64:ff9b::169.254.169.254", "bank.example", ["bank.example", "::/0", "0.0.0.0/0"], False),
+    ("64:ff9b::169.254.169.254", "bank.example", ["bank.example", "64:ff9b::a9fe:a9fe"], True),
+    ("64:ff9b::8.8.8.8", "bank.example", ["bank.example"], True),
+    ("64:ff9b:1::10.0.0.5", "bank.example", ["bank.example"], False),
+    ("2002:a00:5::1", "bank.example", ["bank.example"], False),
+    ("2002:a9fe:a9fe::1", "bank.example", ["bank.example", "2002::/16"], False),
+    ("::10.0.0.5", "bank.example", ["bank.example"], False),
+    ("::169.254.169.254", "bank.example", ["bank.example", "::/0"], False),
+    ("::ffff:0:10.0.0.5", "bank.example", ["bank.example"], False),
+    ("2001:0:808:808:0:0:f5ff:fffa", "bank.example", ["bank.example"], False),
+    ("2606:4700::5efe:10.0.0.5", "bank.example", ["bank.example"], False),
+    ("2606:4700::1", "bank.example", ["bank.example"], True),
+    ("fec0::1", "bank.example", ["bank.example"], False),
+    ("fec0::1", "bank.example", ["bank.example", "fec0::/10"], True),
+    ("::", "bank.example", ["bank.example"], False),
+    ("ff0e::1", "bank.example", ["bank.example"], False),
+    ("224.1.1.1", "bank.example", ["bank.example"], False),
+    ("::ffff:127.0.0.1", "localhost", ["localhost"], True),
 ]
 
 

@@ -169,6 +169,7 @@ class Door:
     async def publish(self, subject: str, wire: bytes) -> None:
         self.told.append((subject, Notice.model_validate_json(wire)))
 
-    async def dead_letter(self, inbound: Inbound, *, code: str, detail: str) -> None:
+    async def dead_letter(self, inbound: Inbound, *, code: str, detail: str, keep: int) -> None:
+        assert keep <= 1024
         assert inbound.subject.startswith("in.propose.")
         self.letters.append((code, detail))

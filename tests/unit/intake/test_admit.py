@@ -52,6 +52,24 @@ def test_proposed_names_what_the_registry_says_about_the_call() -> None:
     assert proposed.scopes_requested == ["bank.send_money"]
 
 
+def test_long_resource_is_named_by_its_digest() -> None:
+    short, long = "UK" + "1" * 510, "UK" + '"' * 11_900
+    assert admitted(body(arguments=arguments(recipient=short))).proposed.action.resource_id == short
+    assert admitted(body(arguments=arguments(recipient=long))).proposed.action.resource_id == digest(long)
+
+
+@pytest.mark.parametrize("spelled", ['"' * 11_900, "\\" * 11_900, "é" * 11_000])
+def test_largest_proposal_always_fits_into_its_event(spelled: str) -> None:
+    raw = body(arguments=arguments(recipient="UK" + spelled))
+    assert len(raw) <= MAX_PROPOSAL_BYTES
+    proposed = admitted(raw).proposed
+    assert len(proposed.model_dump_json(exclude_none=True).encode()) < 60_000
+
+
+def test_nul_in_a_proposal_is_refused() -> None:
+    assert refused(body(rationale="a\x00b")).reason is Reason.MALFORMED
+
+
 def test_identity_is_passed_on_as_presented_so_that_policy_can_see_drift() -> None:
     identity = {**json.loads(body())["identity"], "model_version": "6"}
     assert admitted(body(identity=identity)).proposed.principal.agent.model_version == "6"

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from remit.canonical import digest_bytes
-from remit.errors import StaleBundleError
+from remit.errors import PermanentError, StaleBundleError, TransientError
 from remit.fold import ActionState
 from remit.ids import action_id
 from remit.proposal import Notice
 from remit.reasons import Reason
 from remit.runtime.delivery import Inbound
-from remit.runtime.ledger import Superseded
+from remit.runtime.ledger import OversizeError, Superseded
 from services.intake.catalogue import Catalogue, CatalogueReader
-from services.intake.handlers import EVIDENCE_PER_MINUTE
+from services.intake.handlers import EVIDENCE_BURST, STATUS_BURST
 from tests.support.factories import EXECUTED_PATH, action_until
 from tests.unit.intake.door import Door, arguments, body, catalogue, inbound
 
@@ -142,11 +142,62 @@ async def test_redelivery_costs_no_quota(door: Door) -> None:
 
 async def test_flood_of_junk_is_answered_but_not_all_stored(door: Door) -> None:
     handlers = door.handlers()
-    for _ in range(EVIDENCE_PER_MINUTE + 3):
+    for _ in range(EVIDENCE_BURST + 3):
         await handlers.on_proposal(inbound(b"{"))
-    assert len(door.letters) == EVIDENCE_PER_MINUTE
-    assert len(door.told) == EVIDENCE_PER_MINUTE + 3
+    assert len(door.letters) == EVIDENCE_BURST
+    assert len(door.told) == EVIDENCE_BURST + 3
     assert door.alarms == ["refusal_evidence_left_out"] * 3
+
+
+async def test_evidence_of_refusals_comes_back_slowly(door: Door) -> None:
+    handlers = door.handlers()
+    for _ in range(EVIDENCE_BURST):
+        await handlers.on_proposal(inbound(b"{"))
+    door.now = 60.0
+    for _ in range(2):
+        await handlers.on_proposal(inbound(b"{"))
+    assert len(door.letters) == EVIDENCE_BURST + 1
+
+
+@pytest.mark.parametrize("error", [TransientError("DLQ is full"), PermanentError("400")])
+async def test_refusal_that_cannot_be_kept_is_still_told_and_done(door: Door, error: Exception) -> None:
+    async def full(_: Inbound, *, code: str, detail: str, keep: int) -> None:
+        assert (code, keep > 0, bool(detail)) == ("malformed", True, True)
+        raise error
+
+    await replace(door.handlers(), dead_letter=full).on_proposal(inbound(b"{"))
+    assert door.alarms == ["refusal_evidence_lost"]
+    assert [notice.reason for _, notice in door.told] == [Reason.MALFORMED]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OversizeError("70000 bytes"), Reason.OVERSIZE), (PermanentError("broker answered 400"), Reason.UNPROCESSABLE)],
+)
+async def test_proposal_that_the_ledger_never_takes_is_refused_like_any_other(
+    door: Door, error: Exception, reason: Reason
+) -> None:
+    async def refuse(_state: ActionState, _draft: object) -> ActionState:
+        raise error
+
+    await replace(door.handlers(), append=refuse).on_proposal(inbound())
+    assert [(subject, notice.reason) for subject, notice in door.told] == [(REJECTED, reason)]
+    assert [code for code, _ in door.letters] == [reason.value]
+
+
+async def test_given_up_proposal_is_told_and_kept(door: Door) -> None:
+    await door.handlers().on_exhausted(inbound(delivered=20))
+    assert [(subject, notice.reason) for subject, notice in door.told] == [(REJECTED, Reason.UNPROCESSABLE)]
+    assert [code for code, _ in door.letters] == ["unprocessable"]
+
+
+def test_questions_of_one_agent_are_limited_and_cost_the_others_nothing(door: Door) -> None:
+    handlers = door.handlers()
+    answered = [handlers.may_ask(f"status.evil.{n}") for n in range(2 * STATUS_BURST)]
+    assert sum(answered) == STATUS_BURST
+    assert handlers.may_ask(f"status.bookkeeper.{ACTION}")
+    door.now = 1.0
+    assert handlers.may_ask("status.evil.x")
 
 
 async def test_sender_with_an_impossible_name_gets_a_dead_letter_and_no_notice(door: Door) -> None:

@@ -15,6 +15,13 @@ def test_bucket_holds_a_minutes_worth_and_refills_with_time() -> None:
     assert bucket.take("a", 3, 20.0) == 0.0
 
 
+def test_burst_may_be_larger_than_the_rate() -> None:
+    bucket = Quota()
+    assert [bucket.take("a", 1, 0.0, burst=3) for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert bucket.take("a", 1, 0.0, burst=3) == pytest.approx(60.0)
+    assert bucket.take("a", 1, 60.0, burst=3) == 0.0
+
+
 def test_refusal_takes_no_token() -> None:
     bucket = Quota()
     bucket.take("a", 1, 0.0)

@@ -26,12 +26,12 @@ from remit.events import (
     RemitRevokedEvent,
 )
 from remit.ids import ACTION_ID, REMIT_ID
+from remit.projection.fields import MAX_REMIT_ID, clean, instant, person, small
 from remit.reasons import Reason
-from services.audit.fields import MAX_REMIT_ID, clean, instant, person, small
 
 if TYPE_CHECKING:
     from remit.envelope import Recorded
-    from services.audit.tracking import Row
+    from remit.projection.tracking import Row
 
 MAX_DETAIL = 200
 """Characters of each value in `detail`: a line of a timeline, not a copy of the event."""
@@ -46,6 +46,13 @@ def event_columns(stream: str, subject: str, recorded: Recorded | None) -> Row:
     if stream == "REMITS":
         return row | _about_remit(cast("RemitEvent", event)) | {"detail": _remit_detail(cast("RemitEvent", event))}
     return row | _about_action(cast("ActionEvent", event)) | {"detail": _detail(cast("ActionEvent", event))}
+
+
+def addressed_to(stream: str, subject: str, recorded: Recorded | None) -> str | None:
+    """Return the action or remit a message belongs to, as far as that can be said."""
+    if recorded is not None:
+        return recorded.event.subject
+    return next(iter(_addressed(stream, subject).values()), None)
 
 
 def _addressed(stream: str, subject: str) -> Row:

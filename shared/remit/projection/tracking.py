@@ -12,15 +12,22 @@ from remit.events import (
     ActionEvaluated,
     ActionEvent,
     ActionExecuted,
+    ActionProposed,
     ActionRefused,
     ActionRevoked,
 )
 from remit.fold import ActionState, is_terminal
+from remit.ledger_chain import VALID
+from remit.projection.action_columns import opening
+from remit.projection.event_columns import missing_content
+from remit.projection.fields import clean, small
 from remit.reasons import Outcome, Stage
-from services.audit.fields import clean, small
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from datetime import datetime
+
+    from remit.envelope import Recorded
 
 Row = dict[str, Any]
 """Column name to JSON value; times are RFC 3339 text."""
@@ -46,6 +53,30 @@ class Tracked:
         chain = self.state.chain
         events = [cast("ActionEvent", r.event) for r in chain[-2:] if not isinstance(r.event, ActionAudited)]
         return events[-1] if events and is_terminal(events[-1]) else None
+
+
+def remember(
+    tracked: Tracked,
+    recorded: Recorded | None,
+    status: str,
+    *,
+    link: bytes,
+    sensitive: Callable[[str], Collection[str] | None],
+) -> None:
+    """Keep what one record leaves behind beside the fold: its link and time when it is valid, a flag when it is not."""
+    if recorded is None or status != VALID:
+        tracked.flags.add(f"evidence_{status}")
+        return
+    event = cast("ActionEvent", recorded.event)
+    tracked.link, tracked.recorded_at = link, recorded.stored_at
+    tracked.flags.update(missing_content(event))
+    if isinstance(event, ActionProposed):
+        tracked.opening = opening(event, sensitive(event.data.action.name))
+
+
+def is_closed(tracked: Tracked) -> bool:
+    """Return whether an action has its receipt: only flags can still change."""
+    return isinstance(tracked.state.last, ActionAudited)
 
 
 def is_unresolved(tracked: Tracked) -> bool:

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remit.events import RemitAmendedEvent, RemitExhaustedEvent, RemitGrantedEvent, RemitRevokedEvent
-from services.audit.fields import clean, clean_or_none, person, small, stamp
-from services.audit.redact import redact_text
-from services.audit.shapes import grant_shape, task_shape
+from remit.projection.display import redact_text
+from remit.projection.fields import clean, clean_or_none, person, small, stamp
+from remit.projection.shapes import grant_shape, task_shape
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from remit.events import RemitEvent
+    from remit.projection.tracking import Row
     from remit.remits import Grant, RemitDocument
-    from services.audit.tracking import Row
 
 MAX_TASK = 4_000
 

@@ -10,7 +10,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.audit.tracking import Row
+    from remit.projection.tracking import Row
 
 
 def to_json(rows: Sequence[Row] | Row) -> str:
