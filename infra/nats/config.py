@@ -115,7 +115,11 @@ def render(config: ServerConfig) -> str:
 
 def _agents(config: ServerConfig) -> dict[str, Any]:
     return {
-        "limits": {"max_connections": MAX_AGENT_CONNECTIONS, "max_subscriptions": 20_000, "max_payload": AGENT_MAX_PAYLOAD},
+        "limits": {
+            "max_connections": MAX_AGENT_CONNECTIONS,
+            "max_subscriptions": 20_000,
+            "max_payload": AGENT_MAX_PAYLOAD,
+        },
         "imports": [
             {"service": {"account": "REMIT", "subject": "in.propose.*"}, "to": "propose.*"},
             {"service": {"account": "REMIT", "subject": "status.*.*"}},

@@ -103,6 +103,11 @@ async def test_what_is_missing_is_said(
     assert (found, word in text) == (code, True), text
 
 
+async def test_the_auditor_s_role_may_verify(stage: AuditStage) -> None:
+    url = stage.audit_url.replace("remit_audit", "remit_auditor")
+    assert await first_finding(stage, url=url) == (0, None)
+
+
 async def test_the_dashboard_s_role_may_not_verify_but_may_show(stage: AuditStage) -> None:
     url = stage.audit_url.replace("remit_audit", "remit_dashboard")
     code, text = await remit(stage, "verify", url=url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from services.audit.chain import GapError
 from services.audit.evidence import EvidenceStore
 from services.audit.projector import HEAL_ATTEMPTS, Projector
 from services.audit.receipts import Receipts
+from services.audit.source import stored_at
 from tests.support import factories as f
 from tests.support.ledger_stream import StreamWriter, data_for, evidence
 
@@ -72,6 +74,14 @@ async def test_a_damaged_replica_is_told_from_a_lost_message() -> None:
     bus = FakeBus(Stored("action.x.proposed", 7, b"{}", {}))
     with pytest.raises(GapError, match="the leader holds it, the consumer's replica does not"):
         await projector(bus)._heal(cast("Source", FakeSource()), 7, 7, attempt=HEAL_ATTEMPTS + 1)
+
+
+@pytest.mark.parametrize("head", ["$JS.ACK.ACTIONS.audit", "$JS.ACK._.hash.ACTIONS.audit"])
+def test_the_time_of_a_delivery_is_that_of_a_read(head: str) -> None:
+    at = datetime(2026, 11, 24, 12, 0, 0, 999_999, tzinfo=UTC)
+    nanoseconds = int(at.timestamp()) * 10**9 + 999_999_999
+    tail = "" if head.endswith("ACK.ACTIONS.audit") else ".token"
+    assert stored_at(f"{head}.1.7.7.{nanoseconds}.0{tail}") == at
 
 
 class Held:

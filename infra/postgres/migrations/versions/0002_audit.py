@@ -17,7 +17,8 @@ depends_on = None
 LEDGER = (
     "CREATE SCHEMA audit",
     # Every stored message of ACTIONS and REMITS, believed or not. `verify_status` is 'valid', or why it was not folded.
-    # chain_hash covers subject, kid, sig and body (remit.ledger_chain); the other columns are derived and can be recomputed.
+    # chain_hash covers subject, kid, sig, body and recorded_at, the broker's time (remit.ledger_chain); the other columns are
+    # derived from them, and `remit audit verify` compares them.
     # The body's digest is stored, so that whoever may not read bodies can still recompute the chain.
     """
     CREATE TABLE audit.audit_event (
