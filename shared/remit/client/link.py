@@ -98,6 +98,8 @@ class Link:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._or_failure(self._connect(client))
                 await self._or_failure(self._listen(client))
+            if self._failed.done():  # a reconnect in between made a new future
+                raise self._failed.result()
             opened = True
         except (TimeoutError, OSError, nats.errors.Error):
             raise NotConnectedError(self._unreachable()) from None
@@ -128,7 +130,9 @@ class Link:
 
     async def _listen(self, client: Client) -> None:
         await client.subscribe(f"results.{self._settings.name}.>", cb=self._on_message)
-        await client.flush(timeout=3)  # the broker's refusal of the subscription comes before its answer to this
+        # The broker's refusal of the subscription may come right after its answer to the first of these, not after the second.
+        await client.flush(timeout=3)
+        await client.flush(timeout=3)
 
     @staticmethod
     async def _abandon(client: Client) -> None:
