@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import sys
@@ -11,6 +10,8 @@ import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import uvloop
 
 from infra.demo.__main__ import scale_of
 from infra.local.nats_server import NatsServer, server_config
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--scale", default="", help='replicas, such as "executor=2"')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="remit-bench-") as directory:
-        result = asyncio.run(bench(options, Path(directory))).result()
+        result = uvloop.run(bench(options, Path(directory))).result()
     _say(f"RESULT bench {json.dumps(result)}")
 
 

@@ -120,7 +120,7 @@ class Pipeline:
             "executor": {"REMIT_JWKS_URL": "http://127.0.0.1:{port:tokens}/.well-known/jwks.json"},
             "audit": {"REMIT_CHECKPOINT_DIR": str(self.directory / "checkpoints")},
         }
-        quiet = {"REMIT_LOG_LEVEL": "WARNING", "REMIT_BUNDLE_POLL_S": "2", "REMIT_WORKERS": "32"}
+        quiet = {"REMIT_LOG_LEVEL": "WARNING", "REMIT_BUNDLE_POLL_S": "2", "REMIT_WORKERS": "16"}
         extra = {row.name: {**quiet, **settings.get(row.name, {})} for row in PIPELINE}
         specs = [identity, *self.environment.services(extra)]
         self.supervisor = await self._stack.enter_async_context(Supervisor(specs, scale=self._scale))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import nats
+import uvloop
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 
 from remit.clock import monotonic
@@ -142,4 +143,4 @@ class Reference:
 
 
 if __name__ == "__main__":
-    asyncio.run(hop(sys.argv[1], int(sys.argv[2])))
+    uvloop.run(hop(sys.argv[1], int(sys.argv[2])))
