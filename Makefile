@@ -37,7 +37,7 @@ lint: setup
 	@.venv/bin/lint-imports --no-logo | tail -1
 
 types: setup
-	@.venv/bin/basedpyright --level error
+	@.venv/bin/basedpyright --project pyproject.toml --level error
 
 format: setup ## Format the code and apply safe fixes
 	@.venv/bin/ruff check --fix --quiet; .venv/bin/ruff format --quiet
