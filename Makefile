@@ -10,7 +10,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON := $(PYTHON)
 export UV_NO_PROGRESS := 1
 
-.PHONY: help setup check lint types format test unit demo bench contract wheel clean
+.PHONY: help setup check lint types format test unit demo bench faults crashes soak model contract wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -53,6 +53,18 @@ demo: setup ## The whole pipeline at work on recorded tasks; stays up until Ctrl
 
 bench: setup ## Throughput and latency against a bare nats-py chain in the same run
 	@$(RUN) -m tests.bench
+
+faults: setup ## Break things and check every invariant (ROWS=release|quick|all|1,5,8-10 SEED=n RUNS=n; as root: all rigs)
+	@exec $(RUN) -m tests.faults --rows "$(or $(ROWS),release)" --seed $(or $(SEED),1) --runs $(or $(RUNS),1)
+
+crashes: setup ## Thousands of seeded crash runs (RUNS=10000 SEED=n WORLDS=n)
+	@exec $(RUN) -m tests.faults.crashes --runs $(or $(RUNS),200) --seed $(or $(SEED),1) --worlds $(or $(WORLDS),2)
+
+soak: setup ## A random mix of crashes, pauses and server failures (MINUTES=60 SEED=n)
+	@exec $(RUN) -m tests.faults.crashes --servers --runs 1000000 --minutes $(or $(MINUTES),60) --seed $(or $(SEED),1)
+
+model: setup ## Explore the executor's protocol exhaustively, with the variants that were rejected
+	@exec $(RUN) -m services.executor.model
 
 contract: setup ## Write the JSON Schemas and the AsyncAPI document anew after a change of the contract
 	@$(RUN) -m tests.contract.generate

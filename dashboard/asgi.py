@@ -1,4 +1,4 @@
-"""The ASGI application: Streamlit behind security headers and gzip, beside `/healthz` and the live signal."""
+"""The ASGI application: Streamlit behind security headers and gzip, beside `/livez`, `/healthz` and the live signal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import create_engine
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from streamlit.starlette import App
 
@@ -21,7 +21,7 @@ from dashboard import options, process
 from dashboard.commands import BusSender
 from dashboard.live import LiveSignal, LiveSocket
 from dashboard.queries import Queries
-from dashboard.security import SecurityHeaders, content_policy, inline_script_hashes
+from dashboard.security import OwnPageOnly, SecurityHeaders, content_policy, inline_script_hashes
 from remit import ids
 
 if TYPE_CHECKING:
@@ -69,23 +69,28 @@ def build(settings: DashboardSettings) -> App:
             environment=settings.environment,
         )
     )
-    https = settings.origin.startswith("https://")
-    policy = content_policy(inline_script_hashes())
     return App(
         SCRIPT,
         secrets=options.sign_in_secrets(settings),
         lifespan=partial(_lifespan, sender=sender, live=live, queries=queries),
         routes=[
+            Route("/livez", _livez),
             Route("/healthz", partial(_healthz, sender=sender, live=live)),
             WebSocketRoute("/api/ws", LiveSocket(live, settings.origin).serve),
         ],
-        middleware=[
-            Middleware(SecurityHeaders, policy, https=https),
-            # Streamlit's own gzip leaves its bundles out; 6.3 MB against 1.8 MB on the wire.
-            Middleware(GZipMiddleware, minimum_size=1_000, compresslevel=6),
-        ],
+        middleware=_middleware(settings.origin),
         on_script_error=_on_script_error,
     )
+
+
+def _middleware(origin: str) -> list[Middleware]:
+    policy = content_policy(inline_script_hashes())
+    return [
+        Middleware(SecurityHeaders, policy, https=origin.startswith("https://")),
+        Middleware(OwnPageOnly, origin),
+        # Streamlit's own gzip leaves its bundles out; 6.3 MB against 1.8 MB on the wire.
+        Middleware(GZipMiddleware, minimum_size=1_000, compresslevel=6),
+    ]
 
 
 @contextlib.asynccontextmanager
@@ -114,6 +119,11 @@ async def _connect(sender: BusSender) -> None:
             await asyncio.sleep(2)
         else:
             return
+
+
+async def _livez(_request: Request) -> PlainTextResponse:
+    # Broker and database may be away: a restart would not bring them back.
+    return PlainTextResponse("ok\n")
 
 
 async def _healthz(_request: Request, *, sender: BusSender, live: LiveSignal) -> JSONResponse:

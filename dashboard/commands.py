@@ -57,7 +57,8 @@ class BusSender:
     """Requests over NATS as principal `dashboard`; its inbox is its own, and it may publish commands and nothing else."""
 
     def __init__(self, settings: DashboardSettings) -> None:
-        self._url, self._seed = settings.nats_url, settings.nkey_seed_file
+        self._servers, self._seed = settings.nats_url.split(","), settings.nkey_seed_file
+        self._tls = settings.tls()
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -70,10 +71,12 @@ class BusSender:
         """Connect, and keep reconnecting; the dashboard serves reads meanwhile."""
         self._loop = asyncio.get_running_loop()
         self._client = await nats.connect(
-            self._url,
+            self._servers,
             name="dashboard",
             nkeys_seed_str=self._seed.read_text().strip(),
             inbox_prefix=b"_IBX.dashboard",
+            tls=self._tls,
+            tls_handshake_first=self._tls is not None,
             error_cb=_report,
             allow_reconnect=True,
             max_reconnect_attempts=-1,

@@ -32,6 +32,8 @@ SERVER: Mapping[str, Any] = {
     "server.fileWatcherType": "none",
     "server.runOnSave": False,
     "browser.gatherUsageStats": False,
+    # Streamlit's default lists its cloud, whose pages could then steer this one by messages.
+    "client.allowedOrigins": [],
     "client.showErrorDetails": "none",
     "client.showErrorLinks": False,
     "client.toolbarMode": "minimal",
@@ -129,7 +131,7 @@ def sign_in_secrets(settings: DashboardSettings) -> dict[str, Any]:
             "redirect_uri": f"{settings.origin}{CALLBACK}",
             "cookie_secret": settings.cookie_key,
             "client_id": settings.oidc_client_id,
-            "client_secret": settings.oidc_client_secret.get_secret_value(),
+            "client_secret": settings.client_secret,
             "server_metadata_url": f"{settings.oidc_issuer.rstrip('/')}/.well-known/openid-configuration",
             "expose_tokens": "id",
             "client_kwargs": {"scope": "openid profile email", "prompt": "login"},

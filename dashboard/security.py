@@ -1,4 +1,4 @@
-"""Headers on every response: a content policy under which forged text can fetch nothing, and no framing.
+"""Headers on every response, so that forged text fetches nothing and nobody frames the page; websockets for our own page only.
 
 Source: design, dashboard section 4 (CSP, measured without console errors).
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.websockets import WebSocketClose
 
 from remit.errors import ConfigurationError
 
@@ -53,6 +54,24 @@ def content_policy(hashes: list[str]) -> str:
             "object-src 'none'",
         )
     )
+
+
+class OwnPageOnly:
+    """ASGI middleware that closes every websocket whose `Origin` is not exactly ours, a missing one included.
+
+    Browsers send our cookies along from any port of our host. Streamlit compares host names without scheme and port, and in doubt
+    asks the internet for this machine's address while everybody waits.
+    """
+
+    def __init__(self, app: ASGIApp, origin: str) -> None:
+        self._app, self._origin = app, origin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is no websocket, or ours."""
+        if scope["type"] == "websocket" and Headers(scope=scope).getlist("origin") != [self._origin]:
+            await WebSocketClose(code=1008)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 class SecurityHeaders:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -63,6 +64,8 @@ def _quiet_logs() -> None:
 
 def main() -> None:
     """Start, or say in one line why not."""
+    # Uvicorn raises the signal again after its graceful stop; without a handler of ours the exit code would be 143.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         serve(environment.load())
     except ConfigurationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -29,10 +30,16 @@ class DashboardSettings(BaseSettings):
         default="nats://127.0.0.1:4222",
         validation_alias=AliasChoices("REMIT_DASHBOARD_NATS_URL", "NATS_URL", "nats_url"),
     )
+    tls_ca_file: FilePath | None = Field(
+        default=None, validation_alias="REMIT_TLS_CA_FILE", description="Authority of the broker; turns TLS on."
+    )
+    tls_cert_file: FilePath | None = Field(default=None, validation_alias="REMIT_TLS_CERT_FILE")
+    tls_key_file: FilePath | None = Field(default=None, validation_alias="REMIT_TLS_KEY_FILE")
     nkey_seed_file: FilePath = Field(description="nkey seed of principal `dashboard` (`<keys>/dashboard/nats.nk`).")
     oidc_issuer: str = Field(description="OpenID issuer, exactly as in the `iss` claim.")
     oidc_client_id: str = "remit-dashboard"
-    oidc_client_secret: SecretStr
+    oidc_client_secret: SecretStr | None = None
+    oidc_client_secret_file: FilePath | None = Field(default=None, description="The same, read from a file.")
     roles_claim: str = "roles"
     cookie_secret: SecretStr | None = Field(
         default=None, description="Signs session cookies; the same on all replicas."
@@ -61,6 +68,40 @@ class DashboardSettings(BaseSettings):
     def origin(self) -> str:
         """Scheme, host and port that browsers send as `Origin`."""
         return self.public_url or f"http://localhost:{self.port}"
+
+    @property
+    def client_secret(self) -> str:
+        """Secret of the OpenID client.
+
+        Raises:
+            ConfigurationError: none is set.
+
+        """
+        if self.oidc_client_secret_file is not None:
+            return self.oidc_client_secret_file.read_text().strip()
+        if self.oidc_client_secret is None:
+            raise ConfigurationError(
+                "set REMIT_DASHBOARD_OIDC_CLIENT_SECRET or REMIT_DASHBOARD_OIDC_CLIENT_SECRET_FILE"
+            )
+        return self.oidc_client_secret.get_secret_value()
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return the TLS context for the bus, or None where it is plain.
+
+        Raises:
+            ConfigurationError: the authority is named without certificate and key.
+
+        """
+        if self.tls_ca_file is None:
+            return None
+        if self.tls_cert_file is None or self.tls_key_file is None:
+            raise ConfigurationError(
+                "REMIT_TLS_CA_FILE is set; mutual TLS needs REMIT_TLS_CERT_FILE and REMIT_TLS_KEY_FILE too"
+            )
+        context = ssl.create_default_context(cafile=self.tls_ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(self.tls_cert_file, self.tls_key_file)
+        return context
 
     @property
     def cookie_key(self) -> str:

@@ -22,6 +22,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings
 
 from infra.local import key_ring
+from infra.nats.changes import ROUTING_KEYS, differences, obstacle
 from remit.clock import monotonic
 from remit.errors import ConfigurationError, RemitError
 from remit.runtime.streams import CONSUMERS, EMBEDDED, REBUILD, STREAMS, ConsumerSpec, Sizing, StreamSpec
@@ -32,20 +33,18 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 5.0
 RETRY_S = 0.5
 NOT_FOUND = 404
+NOT_NOW_CODES = frozenset({10005, 10008, 10009, 10047})
+"""No suitable peers, JetStream unavailable, no leader: the nodes of a cluster have not found each other yet. No storage: two
+runs at once, for as long as the broker holds the room for both."""
 INBOX = b"_IBX.provisioner"
-
-FINAL_KEYS = frozenset({"name", "retention", "storage", "deliver_policy", "ack_policy", "replay_policy"})
-"""What a stream or consumer is made with for life; another value is another stream."""
-LIMIT_KEYS = frozenset({"max_bytes", "max_age", "max_msgs", "max_msgs_per_subject"})
-"""Lowering one of these would let the broker delete stored messages."""
-ROUTING_KEYS = frozenset({"mirror", "sources", "republish", "subject_transform"})
-"""Carry messages in or out behind the permission lists; the table has none, so a stream that has one is put right."""
-LOCK_KEYS = frozenset({"deny_delete", "deny_purge"})
-"""Can be set, never lifted (the broker answers 10052)."""
 
 
 class ProvisionError(RemitError):
     """The broker holds something the table cannot be reconciled with, or refuses it; the message names it."""
+
+
+class NotNowError(ProvisionError):
+    """The broker does not answer or is not able to: repeat, because a cluster that elects its leaders drops requests."""
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ class Report:
 
 
 async def provision(nc: Client, sizing: Sizing = EMBEDDED, *, rebuild: bool = False) -> Report:
-    """Create what is missing and update what differs; `rebuild` adds the durable of an audit rebuild.
+    """Create what is missing and update what differs; `rebuild` adds the durables of an audit rebuild.
 
     Raises:
         ProvisionError: an incompatible difference, or an answer that is an error. What came before it stays done.
@@ -72,9 +71,26 @@ async def provision(nc: Client, sizing: Sizing = EMBEDDED, *, rebuild: bool = Fa
     report = Report()
     for stream in STREAMS:
         await _stream(nc, stream, sizing, report)
-    for consumer in (*CONSUMERS, *((REBUILD,) if rebuild else ())):
+    for consumer in (*CONSUMERS, *(REBUILD if rebuild else ())):
         await _consumer(nc, consumer, sizing, report)
     return report
+
+
+async def provision_within(nc: Client, sizing: Sizing, *, rebuild: bool = False, wait_s: float) -> Report:
+    """Provision, again and again for so many seconds while the broker is not able to.
+
+    Raises:
+        ProvisionError: as `provision`, or it still was not.
+
+    """
+    deadline = monotonic() + wait_s
+    while True:
+        try:
+            return await provision(nc, sizing, rebuild=rebuild)
+        except NotNowError:
+            if monotonic() >= deadline:
+                raise
+            await asyncio.sleep(RETRY_S)
 
 
 async def _stream(nc: Client, spec: StreamSpec, sizing: Sizing, report: Report) -> None:
@@ -120,46 +136,14 @@ async def _write_consumer(
     await _request(nc, f"CONSUMER.CREATE.{spec.stream}.{spec.durable}", body, f"{spec.stream}/{spec.durable}")
 
 
-def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return (found, wanted) of every key we set that differs; the broker leaves out what is zero."""
-    changed: dict[str, tuple[Any, Any]] = {}
-    for key in {*wanted, *(key for key in ("filter_subject", "filter_subjects", *ROUTING_KEYS) if key in found)}:
-        have, want = found.get(key) or None, wanted.get(key) or None
-        if isinstance(have, list) and isinstance(want, list):
-            have, want = sorted(have), sorted(want)
-        if have != want:
-            changed[key] = (found.get(key), wanted.get(key))
-    return changed
-
-
 def _refuse_incompatible(name: str, changed: dict[str, tuple[Any, Any]]) -> None:
     for key, (found, wanted) in sorted(changed.items()):
-        reason = _incompatible(key, found, wanted)
+        reason = obstacle(key, found, wanted)
         if reason:
             raise ProvisionError(
                 f"{name}: {key} is {found!r}, the table wants {wanted!r}; {reason}. "
                 "Nothing was changed here: bring the table in line, or move to a new stream"
             )
-
-
-def _incompatible(key: str, found: object, wanted: object) -> str | None:
-    if key in FINAL_KEYS:
-        return "it is fixed when the stream or consumer is made"
-    if key in LOCK_KEYS and found:
-        return "it can be set but never lifted"
-    if key in LIMIT_KEYS and _as_limit(wanted) < _as_limit(found):
-        return "a lower limit could delete stored messages"
-    if key == "subjects" and _as_set(found) - _as_set(wanted):
-        return "a subject would no longer be stored"
-    return None
-
-
-def _as_limit(value: object) -> float:
-    return value if isinstance(value, int) and value > 0 else float("inf")
-
-
-def _as_set(value: object) -> set[object]:
-    return set(value) if isinstance(value, list) else set()
 
 
 async def _request(nc: Client, subject: str, body: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -172,7 +156,7 @@ async def _request(nc: Client, subject: str, body: dict[str, Any], name: str) ->
     except NoRespondersError:
         raise ProvisionError(f"{name}: JetStream does not answer; is it enabled for this account?") from None
     except NatsError as error:
-        raise ProvisionError(
+        raise NotNowError(
             f"{name}: no answer to {subject} within {REQUEST_TIMEOUT_S:g} s ({type(error).__name__}); "
             "a missing permission looks the same: is this the provisioner's key?"
         ) from None
@@ -182,9 +166,8 @@ async def _request(nc: Client, subject: str, body: dict[str, Any], name: str) ->
         return answer
     if error.get("code") == NOT_FOUND and ".INFO." in subject:
         return None
-    raise ProvisionError(
-        f"{name}: {subject} refused: {error.get('description')} ({error.get('code')}/{error.get('err_code')})"
-    )
+    kind = NotNowError if error.get("err_code") in NOT_NOW_CODES else ProvisionError
+    raise kind(f"{name}: {subject} refused: {error.get('description')} ({error.get('code')}/{error.get('err_code')})")
 
 
 class ProvisionSettings(BaseSettings):
@@ -224,7 +207,7 @@ async def connect(settings: ProvisionSettings, *, wait_s: float, say: Callable[[
         client = Client()
         try:
             await client.connect(
-                settings.nats_url,
+                settings.nats_url.split(","),
                 nkeys_seed_str=seed,
                 inbox_prefix=INBOX,
                 tls=context,
@@ -258,7 +241,7 @@ async def run(settings: ProvisionSettings, sizing: Sizing, *, rebuild: bool, wai
     """Connect, provision and disconnect."""
     nc = await connect(settings, wait_s=wait_s, say=sys.stderr.write)
     try:
-        return await provision(nc, sizing, rebuild=rebuild)
+        return await provision_within(nc, sizing, rebuild=rebuild, wait_s=wait_s)
     finally:
         await nc.close()
 
@@ -267,7 +250,7 @@ def main() -> int:
     """Make streams and consumers; prints what was created, updated and unchanged. Exit code 1 when refused."""
     parser = argparse.ArgumentParser(prog="python -m infra.provision", description=main.__doc__)
     parser.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1)
-    parser.add_argument("--rebuild", action="store_true", help="also make the durable of an audit rebuild")
+    parser.add_argument("--rebuild", action="store_true", help="also make the durables of an audit rebuild")
     parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="patience with the broker")
     options = parser.parse_args()
     try:

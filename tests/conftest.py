@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import servers
+from tests.support import lanes, servers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+
+def pytest_report_header() -> str:
+    """Say which servers the tests will get."""
+    return lanes.announcement()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which servers they got."""
+    if line := lanes.summary():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ from infra.demo.tasks import IDENTITY
 from infra.local import key_ring, secret_files
 from infra.local.child import free_port
 from infra.local.environment import Environment, Given
-from infra.local.supervisor import ProcessSpec, Supervisor
+from infra.local.process import ProcessSpec
+from infra.local.supervisor import Supervisor
 from remit import Agent, Identity
 from remit.commands import ApplyCommand
 from remit.registry_files import load_registry
@@ -88,6 +89,9 @@ class Stage:
 
     async def _start(self) -> None:
         await self._stack.enter_async_context(self.environment)
+        await self._start_programs()
+
+    async def _start_programs(self) -> None:
         credentials = secret_files.make_private(self.directory / "credentials")
         secret_files.write(credentials / "bank-token", self.secrets["bank"])
         extra = self._service_settings(credentials)
@@ -95,8 +99,11 @@ class Stage:
         if self._dashboard:
             specs.append(self._dashboard_process())
         self._say(f"starting {len(specs)} programs: {', '.join(spec.name for spec in specs)}")
-        self.supervisor = await self._stack.enter_async_context(Supervisor(specs, scale=self._scale, say=self._say))
+        self.supervisor = await self._stack.enter_async_context(self._supervise(specs))
         await self.supervisor.ready(120)
+
+    def _supervise(self, specs: list[ProcessSpec]) -> Supervisor:
+        return Supervisor(specs, scale=self._scale, say=self._say)
 
     def _service_settings(self, credentials: Path) -> dict[str, dict[str, str]]:
         issuers = [{"issuer": self.issuer, "client_ids": [CLIENT_ID, DASHBOARD_CLIENT]}]
@@ -154,7 +161,7 @@ class Stage:
     async def people(self) -> People:
         """Connect the command line and log the people in."""
         seed = key_ring.load_nats_seed(self.environment.keys_dir, "cli")
-        client = await nats.connect(self.environment.nats_url, nkeys_seed_str=seed, inbox_prefix=b"_IBX.cli")
+        client = await nats.connect(self.environment.nats_servers, nkeys_seed_str=seed, inbox_prefix=b"_IBX.cli")
         self._stack.push_async_callback(client.close)
         return People(client, self.issuer)
 
@@ -220,7 +227,7 @@ class Stage:
         agent = Agent(
             name=AGENT,
             nkey_seed=key_ring.load_agent_seed(self.environment.keys_dir, AGENT),
-            servers=self.environment.nats_url,
+            servers=self.environment.nats_servers,
             identity=Identity(**IDENTITY, session="demo"),
         )
         return await self._stack.enter_async_context(agent)

@@ -12,24 +12,27 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import nats
 
 from infra.local import key_ring, keys, secret_files
+from infra.local.nats_cluster import NatsCluster
 from infra.local.nats_server import NatsServer, server_config
 from infra.local.postgres_server import PostgresServer
-from infra.local.supervisor import ProcessSpec
+from infra.local.process import ProcessSpec
 from infra.postgres.migrate import migrate
 from infra.postgres.roles import ROLES, apply_roles, role_url
-from infra.provision import provision
+from infra.provision import provision_within
 from remit.pipeline import PIPELINE
 from remit.runtime.keys import read
+from remit.runtime.streams import Sizing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+PROVISION_WAIT_S = 60.0
 DATABASE_OF: dict[str, str] = {
     "approval": "remit_approval",
     "executor": "remit_executor",
@@ -68,14 +71,17 @@ class Environment:
         directory: Path,
         *,
         agents: tuple[str, ...] = ("bookkeeper",),
+        nodes: Literal[1, 3] = 1,
         given: Given | None = None,
         say: Callable[[str], object] = lambda _: None,
     ) -> None:
-        """Remember where; nothing is started. `say` gets one line a step."""
+        """Remember where; nothing is started. `nodes` nats-servers hold every stream; `say` gets one line a step."""
         self.directory, self.agents, self._say = directory, agents, say
+        self.nodes: Literal[1, 3] = nodes
         self.given = given or Given()
         self.keys_dir = self.given.keys_dir or directory / "keys"
         self.nats: NatsServer | None = None
+        self.cluster: NatsCluster | None = None
         self.postgres: PostgresServer | None = None
         self._nats_url = self.given.nats_url or ""
         self._admin_url = self.given.database_url or ""
@@ -100,25 +106,36 @@ class Environment:
         secret_files.make_private(self.directory)
         keys.generate(self.keys_dir, "local", self.agents)
         if not self._nats_url:
-            self._say("starting NATS with JetStream")
-            server = NatsServer(server_config(self.keys_dir, self.directory / "nats"), self.directory / "nats")
-            self.nats = await self._stack.enter_async_context(server)
-            self._nats_url = self.nats.url
+            self._nats_url = await self._start_nats(self.directory / "nats")
         if not self._admin_url:
             self._say("starting Postgres")
             self.postgres = await self._stack.enter_async_context(PostgresServer(self.directory / "postgres"))
             self._admin_url = await self.postgres.create_database("remit")
         self._say("preparing streams and schema")
-        await self._provision()
+        await self.provision()
         await migrate(self._admin_url)
         self._passwords = {role: self._password(role) for role in ROLES}
         await apply_roles(self._admin_url, self._passwords)
 
-    async def _provision(self) -> None:
+    async def _start_nats(self, folder: Path) -> str:
+        self._say(f"starting NATS with JetStream{' on three nodes' if self.nodes > 1 else ''}")
+        if self.nodes > 1:
+            self.cluster = await self._stack.enter_async_context(NatsCluster(self.keys_dir, folder))
+            return self.cluster.url
+        self.nats = await self._stack.enter_async_context(NatsServer(server_config(self.keys_dir, folder), folder))
+        return self.nats.url
+
+    async def provision(self) -> None:
+        """Make streams and consumers what the table says; also what puts them right after somebody changed them.
+
+        Raises:
+            ProvisionError: what is there cannot be brought in line.
+
+        """
         seed = key_ring.load_nats_seed(self.keys_dir, "provisioner")
-        client = await nats.connect(self._nats_url, nkeys_seed_str=seed, inbox_prefix=b"_IBX.provisioner")
+        client = await nats.connect(self.nats_servers, nkeys_seed_str=seed, inbox_prefix=b"_IBX.provisioner")
         try:
-            await provision(client)
+            await provision_within(client, Sizing(replicas=self.nodes), wait_s=PROVISION_WAIT_S)
         finally:
             await client.close()
 
@@ -130,8 +147,20 @@ class Environment:
 
     @property
     def nats_url(self) -> str:
-        """Where clients connect."""
+        """Where clients connect, comma separated."""
         return self._nats_url
+
+    @property
+    def brokers(self) -> list[NatsServer]:
+        """The nats-servers that this environment started."""
+        if self.cluster is not None:
+            return list(self.cluster.nodes.values())
+        return [self.nats] if self.nats is not None else []
+
+    @property
+    def nats_servers(self) -> list[str]:
+        """The same as a list, for nats-py."""
+        return self._nats_url.split(",")
 
     @property
     def admin_url(self) -> str:

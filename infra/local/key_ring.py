@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.nats import identity
-from infra.nats.permissions import PRINCIPALS, SYSTEM_USER
+from infra.nats.permissions import BREAK_GLASS, PRINCIPALS, SYSTEM_USER
 from remit.runtime.keys import read
 
 if TYPE_CHECKING:
@@ -43,10 +43,12 @@ def load_agent_public_key(directory: Path, name: str) -> str:
 
 
 def load_nats_users(directory: Path) -> NatsUsers:
-    """Return the public nkeys of every principal and of every agent that has a folder."""
+    """Return the public nkeys of every principal, and of every agent and break-glass login that has a folder."""
     folder = directory / "agents"
     agents = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    at_hand = [name for name in BREAK_GLASS if (directory / name).is_dir()]
+    names = (*PRINCIPALS, SYSTEM_USER, *at_hand)
     return NatsUsers(
-        users={name: identity.public_key(load_nats_seed(directory, name)) for name in (*PRINCIPALS, SYSTEM_USER)},
+        users={name: identity.public_key(load_nats_seed(directory, name)) for name in names},
         agents={name: load_agent_public_key(directory, name) for name in agents},
     )

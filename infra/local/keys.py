@@ -3,6 +3,7 @@
     trust.json trust.sig trust.root   public: key file, its signature by the root, the root's public key (both base64url)
     offline/root.json                 {"seed"}: signs the key file; keep it away from every service
     <principal>/nats.nk               nkey seed of a service, dashboard, cli, provisioner, operator or sys
+    restorer/nats.nk                  only for as long as streams are restored (`--break-glass restorer`)
     agents/<name>/nats.nk             nkey seed of an agent; also signs its proposals
     <service>/event.json              {"kid", "seed"}: signs the service's events (approval: the registry bundle too)
     <service>/message_id.key          base64url, makes the service's `Nats-Msg-Id` unguessable
@@ -29,7 +30,7 @@ from nacl.signing import SigningKey
 
 from infra.local import secret_files, trust
 from infra.nats import identity
-from infra.nats.permissions import PRINCIPALS, SYSTEM_USER
+from infra.nats.permissions import BREAK_GLASS, PRINCIPALS, SYSTEM_USER
 from infra.nats.permissions import agent as agent_permissions
 from remit.canonical import b64url
 from remit.clock import now
@@ -100,6 +101,18 @@ def rotate_checkpoint(directory: Path) -> str:
     trust.sign(directory, document)
     secret_files.write_json(directory / "audit" / "checkpoint.json", {"kid": kid, "seed": b64url(bytes(fresh))})
     return kid
+
+
+def break_glass(directory: Path, name: str) -> None:
+    """Make the key of a login that nobody has in daily life; remove its folder, and the login with it, when the work is done.
+
+    Raises:
+        ConfigurationError: there is no such login.
+
+    """
+    if name not in BREAK_GLASS:
+        raise ConfigurationError(f"there is no break-glass login {name!r}; there is {', '.join(BREAK_GLASS)}")
+    _nats_seed(directory / name)
 
 
 def _free_kid(base: str, taken: set[str]) -> str:
@@ -205,7 +218,14 @@ def main() -> None:
     parser.add_argument("--environment", default="local")
     parser.add_argument("--agent", action="append", default=[], help="name of an agent; may be repeated")
     parser.add_argument("--rotate", metavar="SERVICE", help="give this service a new event key, or `checkpoint`")
+    parser.add_argument("--break-glass", metavar="LOGIN", help="make the key of `restorer`, for a restore of streams")
     options = parser.parse_args()
+    if options.break_glass:
+        break_glass(options.directory, options.break_glass)
+        sys.stdout.write(
+            f"key made; let the brokers read their file again, and remove {options.break_glass}/ afterwards\n"
+        )
+        return
     if options.rotate:
         is_checkpoint = options.rotate == "checkpoint"
         kid = rotate_checkpoint(options.directory) if is_checkpoint else rotate(options.directory, options.rotate)

@@ -6,23 +6,20 @@ Services die on purpose when they cannot work (design, bus section 1 rule 5): th
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import httpx
 
 from infra.local.child import LOOPBACK, ServerStartError, free_port, log_tail
+from infra.local.process import ProcessSpec, Running, spawn
 from infra.local.secret_files import make_private
 from remit.clock import monotonic
 from remit.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from types import TracebackType
 
 BACKOFF_MIN_S = 0.2
@@ -31,43 +28,8 @@ HEALTHY_AFTER_S = 10.0
 """A process that lived so long failed for a new reason: the pause starts small again."""
 GRACE_S = 10.0
 READY_POLL_S = 0.1
-OTHER_PORT = re.compile(r"\{port:([a-z0-9-]+)\}")
 NOT_STARTED = 127
 """Exit code shells report for a command that could not be executed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessSpec:
-    """One program to keep alive.
-
-    `{port}` and `{name}` in `argv`, in values of `env` and in `ready_url` become the instance's own free port and its name;
-    `{port:other}` becomes the port of the first instance of another spec.
-    The child gets the supervisor's environment, then `env`, and `REMIT_REPLICA` unless `env` names it.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    cwd: Path | None = None
-    log_path: Path
-    ready_url: str | None = None
-
-    def instance(self, name: str, port: int, port_of: Callable[[str], int]) -> ProcessSpec:
-        """Return the spec of one replica; its log lies beside the original's, under its own name."""
-
-        def fill(text: str) -> str:
-            own = text.replace("{port}", str(port)).replace("{name}", name)
-            return OTHER_PORT.sub(lambda found: str(port_of(found[1])), own)
-
-        env = {"REMIT_REPLICA": name, **{key: fill(value) for key, value in self.env.items()}}
-        return replace(
-            self,
-            name=name,
-            argv=tuple(fill(part) for part in self.argv),
-            env=env,
-            log_path=self.log_path if name == self.name else self.log_path.with_name(f"{name}.log"),
-            ready_url=fill(self.ready_url) if self.ready_url else None,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +47,7 @@ class Status:
 class _Instance:
     spec: ProcessSpec
     port: int
-    process: Process | None = None
+    process: Running | None = None
     restarts: int = 0
     last_exit: int | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -101,8 +63,10 @@ class Supervisor:
         *,
         scale: Mapping[str, int] | None = None,
         say: Callable[[str], object] | None = None,
+        launch: Callable[[ProcessSpec], Awaitable[Running]] = spawn,
+        backoff_s: tuple[float, float] = (BACKOFF_MIN_S, BACKOFF_MAX_S),
     ) -> None:
-        """Take the specs; `say` gets one line for each exit.
+        """Take the specs; `say` gets one line for each exit, `launch` starts one process, `backoff_s` is first and longest pause.
 
         Raises:
             ConfigurationError: two specs share a name, or `scale` names none of them.
@@ -110,6 +74,7 @@ class Supervisor:
         """
         listed = list(specs)
         self._specs, self._scale, self._say = {spec.name: spec for spec in listed}, dict(scale or {}), say
+        self._launch_process, self._backoff_s = launch, backoff_s
         self._instances: dict[str, _Instance] = {}
         self._ports: dict[str, int] = {}
         if len(self._specs) != len(listed):
@@ -227,35 +192,25 @@ class Supervisor:
         return self._port(f"{spec_name}-1" if spec_name in self._scale else spec_name)
 
     async def _keep_alive(self, instance: _Instance) -> None:
-        pause = BACKOFF_MIN_S
+        pause, longest = self._backoff_s
         while not instance.stopping.is_set():
             began = monotonic()
             instance.last_exit = await self._run_once(instance)
             if instance.stopping.is_set():
                 return
             if monotonic() - began >= HEALTHY_AFTER_S:
-                pause = BACKOFF_MIN_S
+                pause = self._backoff_s[0]
             if self._say:
                 self._say(f"{instance.spec.name} exited with {instance.last_exit}; again in {pause:g} s")
             try:
                 await asyncio.wait_for(instance.stopping.wait(), pause)
             except TimeoutError:
                 instance.restarts += 1
-                pause = min(pause * 2, BACKOFF_MAX_S)
+                pause = min(pause * 2, longest)
 
     async def _run_once(self, instance: _Instance) -> int:
-        spec = instance.spec
         try:
-            with spec.log_path.open("ab") as log:
-                instance.process = await asyncio.create_subprocess_exec(
-                    *spec.argv,
-                    cwd=spec.cwd,
-                    env={**os.environ, **spec.env},
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops them in good order
-                )
+            instance.process = await self._launch_process(instance.spec)
         except OSError:
             return NOT_STARTED
         if instance.stopping.is_set():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from infra.nats.identity import PUBLIC_KEY
-from infra.nats.permissions import PRINCIPALS, RESPONSE_EXPIRY_S, SYSTEM_USER, Permissions, agent
+from infra.nats.permissions import BREAK_GLASS, PRINCIPALS, RESPONSE_EXPIRY_S, SYSTEM_USER, Permissions, agent
 from remit.runtime.streams import GIB
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def _agents(config: ServerConfig) -> dict[str, Any]:
 
 def _remit(config: ServerConfig) -> dict[str, Any]:
     border = {"accounts": ["AGENTS"]}
+    logins = PRINCIPALS | {name: row for name, row in BREAK_GLASS.items() if name in config.users}
     # The account's limit counts every replica in the cluster, the server's own limit only what lies on its disk.
     nodes = len(config.cluster.routes) if config.cluster is not None else 1
     return {
@@ -140,7 +141,7 @@ def _remit(config: ServerConfig) -> dict[str, Any]:
             {"service": "status.*.*", **border},
             {"stream": "results.>", **border},
         ],
-        "users": [_user(name, config.users[name], row) for name, row in PRINCIPALS.items()],
+        "users": [_user(name, config.users[name], row) for name, row in logins.items()],
     }
 
 
@@ -161,7 +162,13 @@ def _key(name: str, key: str) -> str:
 
 
 def _cluster(cluster: Cluster) -> dict[str, Any]:
-    block: dict[str, Any] = {"name": cluster.name, "listen": cluster.listen, "routes": list(cluster.routes)}
+    block: dict[str, Any] = {
+        "name": cluster.name,
+        "listen": cluster.listen,
+        "routes": list(cluster.routes),
+        # Otherwise clients are told addresses of the other nodes, which no certificate names and agents need not know.
+        "no_advertise": True,
+    }
     if cluster.tls is not None:
         block["tls"] = cluster.tls.block(clients=False)
     return {"server_name": cluster.server_name, "cluster": block}

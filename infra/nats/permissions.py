@@ -151,6 +151,10 @@ OPERATOR = Permissions(
         "$JS.API.STREAM.SNAPSHOT.*",
         "$JS.SNAPSHOT.ACK.>",
         *consume("ACTIONS", "audit_rebuild"),
+        *consume("REMITS", "audit_rebuild"),
+        # A rebuild that is repeated begins at sequence 1 again; these two durables are nobody else's.
+        "$JS.API.CONSUMER.RESET.ACTIONS.audit_rebuild",
+        "$JS.API.CONSUMER.RESET.REMITS.audit_rebuild",
     ),
     subscribe=(inbox("operator"),),
 )
@@ -167,6 +171,13 @@ PRINCIPALS: dict[str, Permissions] = {
     "operator": OPERATOR,
 }
 """Everybody who logs in to REMIT. The break-glass user of SYS is not here: it has its own account and no limits."""
+RESTORER = Permissions(
+    account="REMIT",
+    publish=("$JS.API.STREAM.RESTORE.*", "$JS.SNAPSHOT.RESTORE.>", "$JS.API.STREAM.INFO.*"),
+    subscribe=(inbox("restorer"),),
+)
+BREAK_GLASS: dict[str, Permissions] = {"restorer": RESTORER}
+"""Logins that exist only while their key lies in the key directory: whoever writes whole streams is nobody in daily life."""
 SYSTEM_USER = "sys"
 """Principal of the SYS account; its key stays with the person who runs the broker."""
 

@@ -1,6 +1,7 @@
 """Who may do what in the database, as data: one login role a service, with the least that its statements need.
 
-    python -m infra.postgres.roles      DATABASE_URL of the owner, REMIT_<APPROVAL|EXECUTOR|AUDIT|DASHBOARD|AUDITOR>_DB_PASSWORD
+    python -m infra.postgres.roles      DATABASE_URL of the owner, REMIT_<APPROVAL|EXECUTOR|AUDIT|DASHBOARD|AUDITOR>_DB_PASSWORD;
+                                        with --passwords DIRECTORY: <role>.password of every role in files there
 
 The ledger is insert-only for everybody. The executor passes the claim without any right on stop rows: `control.claim` runs
 with its owner's rights, because a row lock alone would need the right to update, and so to lift, a kill switch. Advisory locks
@@ -10,12 +11,14 @@ Source: design, bus section 8 (tamper evidence); README section 3.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import hashlib
 import hmac
 import secrets
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -26,6 +29,7 @@ from sqlalchemy import make_url
 from infra.postgres.migrate import LOCK_KEY
 from infra.postgres.privileges import OUTBOX_RULES, ROLES, Role
 from remit.errors import ConfigurationError
+from remit.runtime.keys import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,12 +188,17 @@ async def _login(connection: Connection, name: str, password: str) -> None:
         await connection.execute(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM {name}")
 
 
-class RoleSettings(BaseSettings):
-    """The owner's URL and one password a role, from the environment."""
+class OwnerSettings(BaseSettings):
+    """The owner's URL, from the environment."""
 
     model_config = SettingsConfigDict(env_prefix="REMIT_", extra="ignore")
 
     database_url: SecretStr = Field(validation_alias=AliasChoices("DATABASE_URL", "REMIT_DATABASE_URL"))
+
+
+class RoleSettings(OwnerSettings):
+    """The owner's URL and one password a role, from the environment."""
+
     approval_db_password: SecretStr
     executor_db_password: SecretStr
     audit_db_password: SecretStr
@@ -201,14 +210,29 @@ class RoleSettings(BaseSettings):
         return {name: getattr(self, f"{name.removeprefix('remit_')}_db_password").get_secret_value() for name in ROLES}
 
 
+def _from_environment() -> tuple[str, dict[str, str]]:
+    settings = RoleSettings.model_validate({})
+    return settings.database_url.get_secret_value(), settings.passwords()
+
+
+def _from_files(directory: Path) -> tuple[str, dict[str, str]]:
+    url = OwnerSettings.model_validate({}).database_url.get_secret_value()
+    return url, {name: read(directory / f"{name}.password") for name in ROLES}
+
+
 def main() -> None:
     """Make the roles in the database named by the environment."""
+    parser = argparse.ArgumentParser(prog="python -m infra.postgres.roles", description=main.__doc__)
+    parser.add_argument("--passwords", type=Path, metavar="DIRECTORY", help="read <role>.password files, not variables")
+    options = parser.parse_args()
     try:
-        settings = RoleSettings.model_validate({})
+        url, passwords = _from_files(options.passwords) if options.passwords else _from_environment()
     except ValidationError as error:
         names = ", ".join(str(found["loc"][0]) for found in error.errors(include_input=False))
         raise SystemExit(f"set in the environment: {names} (passwords as REMIT_<NAME>)") from None
-    asyncio.run(apply_roles(settings.database_url.get_secret_value(), settings.passwords()))
+    except ConfigurationError as error:
+        raise SystemExit(str(error)) from None
+    asyncio.run(apply_roles(url, passwords))
     sys.stderr.write(f"roles: {', '.join(ROLES)}\n")
 
 

@@ -5,24 +5,13 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
-
 from remit.errors import TransientError
-from remit.runtime.postgres import DOWN
+from remit.runtime.postgres import UNWILLING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-UNWILLING = (
-    *DOWN,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.LockNotAvailableError,
-)
-"""Down, stopping, full, read-only, or chosen as a deadlock's victim: nothing was decided, ask again."""
+    import asyncpg
 
 
 class Database:

@@ -32,7 +32,7 @@ from services.approval.answers import decided, other_body
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
-    from remit.events import ActionRef, Common
+    from remit.events import Common
     from remit.fold import ActionState
     from remit.remits import Human
 
@@ -60,11 +60,6 @@ class Facts:
 def approval_id(action_id: str, by: str) -> str:
     """Return the id of an approval: the same for the same decision, however often it is computed."""
     return "apr_" + derive("approval", action_id, by).hex
-
-
-def block_class(action: ActionRef) -> str:
-    """Return what a denial blocks for its remit: this operation on this resource."""
-    return f"{action.name}|{action.resource_id or ''}"
 
 
 def shown_digest(evaluated: Evaluated, proposed_bytes: str) -> str:

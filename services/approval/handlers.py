@@ -9,7 +9,7 @@ from remit.events import ActionEvaluated, ApprovalRequested
 from remit.ids import ACTION_ID
 from remit.reasons import Verdict
 from remit.runtime.ledger import Draft, Ledger, Superseded
-from services.approval.decide import Facts, Limits, block_class, decide_evaluated
+from services.approval.decide import Facts, Limits, decide_evaluated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class ActionHandlers:
         stopped_by = self.stops.engaged_for(said)
         if stopped_by is not None:
             return Facts(stopped_by=stopped_by)
-        denied = await self.store.blocked(said.remit_id, block_class(said.action))
+        denied = await self.store.blocked(said.remit_id, said.action.block_class)
         asks = said.decision.verdict is Verdict.ASK
         return Facts(
             exhausted=asks and await self.store.is_exhausted(said.remit_id, said.grant_no),

@@ -133,7 +133,7 @@ class ActionStore:
         return [row["action_id"] for row in rows]
 
     async def block(self, block: Block) -> None:
-        """Block the like of a denied action for its remit."""
+        """Block the like of a denied action for its remit; waits for claims in progress, and no later one passes."""
         await self._db.execute(
             "INSERT INTO control.block (remit_id, session, class, reason, by_iss, by_sub, expires_at)"
             " VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + make_interval(secs => $7))"

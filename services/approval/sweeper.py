@@ -13,11 +13,13 @@ import structlog
 
 from remit.errors import TransientError
 from remit.events import ActionApprovalRequested, ActionEvaluated, RemitExhausted, RemitExhaustedEvent
+from remit.runtime.bus import NotUnderstoodError
 from remit.runtime.ledger import Draft, Ledger, Superseded, SupersededRemit
 from services.approval.decide import decide_expiry
 from services.approval.store import SWEEP_ROWS
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from datetime import datetime
 
     from services.approval.remit_store import RemitStore, Spent
@@ -48,10 +50,18 @@ class Sweeper:
         """End everything overdue once."""
         overdue = await self.store.overdue()
         for action_id in overdue.action_ids:
-            await self._expire(action_id, overdue.now)
+            await self._unless_unclear(action_id, self._expire(action_id, overdue.now))
         for spent in await self.remits.spent(SWEEP_ROWS):
-            await self._exhaust(spent)
+            await self._unless_unclear(spent.remit_id, self._exhaust(spent))
         await self.remits.note_expired()
+
+    @staticmethod
+    async def _unless_unclear(subject_id: str, end: Awaitable[None]) -> None:
+        """End one; what holds an event that nobody here can read yet waits alone and holds up none of the others."""
+        try:
+            await end
+        except NotUnderstoodError as error:
+            log.warning("overdue, and holds what cannot be read yet", subject=subject_id, detail=str(error))
 
     async def _expire(self, action_id: str, now: datetime) -> None:
         state = await self.ledger.read(action_id)

@@ -9,7 +9,6 @@ from remit.commands import Reply
 from remit.events import ActionApprovalRequested, ActionEvaluated, ActionRefused
 from remit.runtime.ledger import Ledger, Superseded
 from services.approval.answers import decided, unavailable
-from services.approval.decide import Limits, block_class
 from services.approval.entitlement import Ties
 from services.approval.store import Block
 from services.approval.voting import Moment, Voter, decide_denial, decide_vote, vote_reply
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from remit.commands import ApproveCommand, DenyCommand
     from remit.fold import ActionState
     from remit.runtime.bundles import BundleReader
+    from services.approval.decide import Limits
     from services.approval.remit_store import RemitStore
     from services.approval.store import ActionStore
 
@@ -72,7 +72,7 @@ class Votes:
                 human_email=remit.human_email if remit else None,
                 agent_owner=agent.owner if agent else None,
             ),
-            denied=await self.store.blocked(said.remit_id, block_class(said.action)),
+            denied=await self.store.blocked(said.remit_id, said.action.block_class),
             action=bundle.action(tool, name) if bundle else None,
         )
 
@@ -105,7 +105,7 @@ class Votes:
         block = Block(
             remit_id=said.remit_id,
             session=said.principal.agent.session,
-            block_class=block_class(said.action),
+            block_class=said.action.block_class,
             reason=command.reason or "denied before",
             by=voter.person.human,
             seconds=self.block_for_s,

@@ -38,6 +38,7 @@ def build(settings: AuditSettings | None = None) -> Service:
     """Return the service, ready to run."""
     settings = settings or AuditSettings()  # pyright: ignore[reportCallIssue]  (keys_dir comes from the environment)
     service = Service("audit", settings)
+    service.probes.watch_streams("ACTIONS", "REMITS")
     checkpoint_key = load_checkpoint(settings.keys_dir)
     announce(service.broker, (ActionAudited,))
     opened: list[Pool] = []

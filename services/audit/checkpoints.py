@@ -174,7 +174,7 @@ class Checkpointer:
             for checkpoint in outside:
                 if checkpoint.seq not in kept and is_believed(checkpoint, self._trusted):
                     log.warning("checkpoint was in the file only", stream=stream, seq=checkpoint.seq)
-                    await self._pool.execute(_INSERT, *_columns(checkpoint))
+                    await self._pool.execute(_INSERT, *checkpoint.columns(), checkpoint.line())
 
     async def make(self, stream: str, previous: tuple[int, bytes]) -> tuple[int, bytes]:
         """Recompute the chain since the previous checkpoint, sign its head, write the file, then the table.
@@ -191,7 +191,7 @@ class Checkpointer:
         await asyncio.to_thread(CheckpointFile(self._directory, stream).append, checkpoint)
         with answering():
             async with self._pool.acquire() as connection, connection.transaction():
-                await connection.execute(_INSERT, *_columns(checkpoint))
+                await connection.execute(_INSERT, *checkpoint.columns(), checkpoint.line())
                 await connection.execute(_VERIFIED, stream, checkpoint.seq, checkpoint.at)
         log.info("checkpoint", stream=stream, seq=checkpoint.seq, head=checkpoint.chain_head)
         return checkpoint.seq, _raw(checkpoint.chain_head)
@@ -201,13 +201,6 @@ class Checkpointer:
             last_seq: int = await self._pool.fetchval("SELECT last_seq FROM audit.progress WHERE stream = $1", stream)
         fresh = last_seq - previous_seq
         return fresh >= self._every_events or (fresh > 0 and waited_s >= self._every_s)
-
-
-def _columns(checkpoint: Checkpoint) -> tuple[object, ...]:
-    return (
-        checkpoint.stream, checkpoint.seq, _raw(checkpoint.chain_head), checkpoint.previous_seq,
-        _raw(checkpoint.merkle_root), checkpoint.at, checkpoint.kid, checkpoint.line(),
-    )  # fmt: skip
 
 
 def _raw(digest: str) -> bytes:

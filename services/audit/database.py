@@ -9,25 +9,14 @@ import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import asyncpg
-
 from remit.errors import TransientError
-from remit.runtime.postgres import DOWN
+from remit.runtime.postgres import UNWILLING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-UNWILLING = (
-    *DOWN,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-)
-"""Down, stopping, full, read-only, or the session was ended: nothing is known to be committed, look again."""
+    import asyncpg
+
 LOCK_KEY = 0x52454D41
 """Advisory lock of the active projector ("REMA" in ASCII); nothing else in the database uses this number."""
 IDLE_LIMIT = "30s"

@@ -16,9 +16,11 @@ import structlog
 from remit.clock import monotonic
 from remit.errors import PermanentError, TransientError
 from remit.ledger_chain import evidence_from
-from services.audit.chain import GapError, next_missing
+from remit.runtime.crash import crash_point
+from services.audit.chain import GapError
 from services.audit.database import Fence, Pool, try_fence
-from services.audit.source import Source, taken
+from services.audit.source import Source, fresh, taken
+from services.audit.together import together
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -106,22 +108,17 @@ class Projector:
             tenure.on_finished(await handlers.on_actions(admitted))
             self._beat_at = monotonic()
 
-        lost: TransientError | None = None
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow("ACTIONS", tenure, actions))
-                group.create_task(self._follow("REMITS", tenure, handlers.on_remits))
-                group.create_task(self._collect("DLQ", handlers.on_dead_letters))
-                group.create_task(self._collect("ADVISORIES", handlers.on_advisories))
-                for task in tenure.tasks:
-                    group.create_task(task())
-        except* TransientError as errors:
-            lost = TransientError(_first(errors))
-        except* PermanentError as errors:
-            log.error("the projector halts", detail=_first(errors))  # noqa: TRY400  (no stack needed)
+            await together(
+                self._follow("ACTIONS", tenure, actions),
+                self._follow("REMITS", tenure, handlers.on_remits),
+                self._collect("DLQ", handlers.on_dead_letters),
+                self._collect("ADVISORIES", handlers.on_advisories),
+                *(task() for task in tenure.tasks),
+            )
+        except PermanentError as error:
+            log.error("the projector halts", detail=str(error))  # noqa: TRY400  (no stack needed)
             raise
-        if lost is not None:
-            raise lost
 
     async def _follow(self, stream: str, tenure: Tenure, project: Project) -> None:
         """Project one chained stream, contiguously from the cursor on; the next batch is verified while one is committed."""
@@ -131,9 +128,9 @@ class Projector:
         await source.restart_at(following)
         ready: asyncio.Queue[Ready] = asyncio.Queue(1)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(source, tenure, following - 1, ready))
-                group.create_task(self._write(source, tenure, project, ready))
+            await together(
+                self._read(source, tenure, following - 1, ready), self._write(source, tenure, project, ready)
+            )
         finally:
             await source.close()
 
@@ -142,31 +139,29 @@ class Projector:
         while True:
             messages = await source.batch(wait_s=PASS_S, linger_s=self._linger_s)
             self._stamp()
-            fresh, missing = self._fresh(messages, last_seq)
+            found, missing = fresh(messages, last_seq)
             if missing is not None:
                 healed += 1
                 await self._heal(source, last_seq + 1, missing, attempt=healed)
                 continue
             admitted: list[Admitted] = []
-            if fresh:
-                healed, last_seq = 0, fresh[-1].seq or 0
-                admitted = await asyncio.to_thread(tenure.handlers.admit, source.stream, fresh)
+            if found:
+                healed, last_seq = 0, found[-1].seq or 0
+                admitted = await asyncio.to_thread(tenure.handlers.admit, source.stream, found)
             await ready.put((messages, admitted))
 
     async def _write(self, source: Source, tenure: Tenure, project: Project, ready: asyncio.Queue[Ready]) -> None:
         while True:
             messages, admitted = await ready.get()
             if admitted:
+                crash_point("audit", "a")
                 await project(admitted)
+                crash_point("audit", "d")
             await source.acknowledge(messages)
+            if admitted:
+                crash_point("audit", "e")
             if source.stream == "ACTIONS":
                 await self._beat(tenure)
-
-    @staticmethod
-    def _fresh(messages: list[Msg], last_seq: int) -> tuple[list[Inbound], int | None]:
-        """Return what lies beyond the cursor, each sequence once, and the first sequence that is missing there."""
-        by_seq = {m.seq: m for m in taken(messages) if m.seq is not None and m.seq > last_seq}
-        return list(by_seq.values()), next_missing(last_seq, list(by_seq))
 
     async def _beat(self, tenure: Tenure) -> None:
         if monotonic() - self._beat_at >= self._heartbeat_s:
@@ -229,11 +224,3 @@ def _is_same(found: Stored, record: bytes | None) -> bool:
     if found.time is None:
         return False
     return evidence_from((found.seq, found.time), found.subject, found.body, found.headers).record == record
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> str:
-    """Return what the first of several errors says; the others follow from it."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)

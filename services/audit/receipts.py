@@ -15,6 +15,7 @@ from remit.events import ActionAudited
 from remit.projection.tracking import is_unresolved
 from remit.runtime.ledger import Draft, Superseded
 from services.audit.chain import receipt
+from services.audit.together import together
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,10 +60,7 @@ class Receipts:
 
     async def run(self) -> None:
         """Append queued receipts, many at once, and look for forgotten ones."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._reconcile())
-            for _ in range(CONCURRENT):
-                group.create_task(self._work())
+        await together(self._reconcile(), *(self._work() for _ in range(CONCURRENT)))
 
     async def _work(self) -> None:
         while True:

@@ -11,6 +11,8 @@ from remit import tables
 from remit.projection.encoding import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from remit.projection.tracking import Row
     from services.audit.database import Connection
 
@@ -42,20 +44,27 @@ WHERE r.remit_id = $1 AND a.remit_id = r.remit_id AND a.agent_id = r.agent_id AN
 """
 
 
-async def write_remit(connection: Connection, row: Row, grants: list[Row]) -> None:
-    """Write one remit event: the first one makes the row, later ones change the columns they name."""
+async def write_remit(connection: Connection, row: Row, grants: list[Row], *, ours: Callable[[str], str]) -> None:
+    """Write one remit event: the first one makes the row, later ones change the columns they name.
+
+    `ours` turns a statement over `audit` into one over the schema that is written.
+    """
+
+    async def execute(statement: str, *arguments: object) -> None:
+        await connection.execute(ours(statement), *arguments)
+
     remit_id, columns = row["remit_id"], list(row)
     names = ", ".join(columns)
     source = f"SELECT {names} FROM json_populate_record(NULL::audit.remits, $1::json)"
     if "granted_at" in row:
-        await connection.execute(f"INSERT INTO audit.remits ({names}) {source}", to_json(row))
-        await connection.execute(_CATCH_UP_REMIT, remit_id)
+        await execute(f"INSERT INTO audit.remits ({names}) {source}", to_json(row))
+        await execute(_CATCH_UP_REMIT, remit_id)
     else:
         changed = f"UPDATE audit.remits SET ({names}) = ({source}) WHERE remit_id = $2"
-        await connection.execute(changed, to_json(row), remit_id)
+        await execute(changed, to_json(row), remit_id)
     if grants:
-        await connection.execute(_UPSERT_GRANTS, to_json(grants), remit_id)
-        await connection.execute(_DROP_GRANTS, remit_id, len(grants), grants[0]["granted_at"])
-        await connection.execute(_CATCH_UP_ACTIONS, remit_id)
+        await execute(_UPSERT_GRANTS, to_json(grants), remit_id)
+        await execute(_DROP_GRANTS, remit_id, len(grants), grants[0]["granted_at"])
+        await execute(_CATCH_UP_ACTIONS, remit_id)
     if row.get("status") == "revoked":
-        await connection.execute(_DROP_GRANTS, remit_id, 0, row["ended_at"])
+        await execute(_DROP_GRANTS, remit_id, 0, row["ended_at"])

@@ -20,6 +20,7 @@ import structlog
 from remit.clock import monotonic
 from remit.errors import TransientError
 from remit.runtime.delivery import Inbound, inbound_from
+from services.audit.chain import next_missing
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -165,6 +166,12 @@ def taken(messages: list[Msg]) -> list[Inbound]:
     """Return the messages as the handlers read them, in stream order."""
     found = (replace(inbound_from(msg), time=stored_at(msg.reply)) for msg in messages)
     return sorted(found, key=lambda inbound: inbound.seq or 0)
+
+
+def fresh(messages: list[Msg], last_seq: int) -> tuple[list[Inbound], int | None]:
+    """Return what lies beyond the cursor, each sequence once, and the first sequence that is missing there."""
+    by_seq = {m.seq: m for m in taken(messages) if m.seq is not None and m.seq > last_seq}
+    return list(by_seq.values()), next_missing(last_seq, list(by_seq))
 
 
 def stored_at(reply: str) -> datetime:

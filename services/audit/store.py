@@ -12,6 +12,7 @@ from remit import tables
 from remit.errors import TransientError
 from remit.ledger_chain import Evidence, record_digest
 from remit.projection.encoding import to_json
+from remit.runtime.crash import crash_point
 from services.audit.project import KeptRow
 from services.audit.remit_rows import write_remit
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from services.audit.database import Connection, Fence
     from services.audit.project import ActionBatch, Batch, RemitBatch
 
+LIVE = "audit"
+"""The schema that everybody reads."""
 CHANNEL = "remit_approvals"
 """The dashboard listens here; a hint that `audit.cursor` has a newer version, never data."""
 EVENT_COLUMNS = [name for name in tables.audit_event.columns.keys() if name != "body_sha256"]  # noqa: SIM118  (a collection of columns)
@@ -31,7 +34,7 @@ _ACTION_COLUMNS: list[str] = list(tables.actions_all.columns.keys())
 
 _MOVE = """
 UPDATE audit.progress SET last_seq = $3, chain_head = $4, approvals_seq = approvals_seq + $5, touched_at = clock_timestamp()
-WHERE stream = $1 AND last_seq = $2 RETURNING epoch || ':' || approvals_seq AS version
+WHERE stream = $1 AND last_seq = $2 AND epoch = $6 RETURNING epoch || ':' || approvals_seq AS version
 """
 _MOVE_AND_BEAT = f"""
 WITH moved AS ({_MOVE}), beat AS (
@@ -90,29 +93,41 @@ class Position:
     head: bytes
 
 
-class Store:
-    """The projection in Postgres, written through the fence only."""
+def in_schema(statement: str, schema: str) -> str:
+    """Return one of our statements for another schema than `audit`: each names its tables as `audit.<table>`."""
+    return statement.replace(f"{LIVE}.", f"{schema}.")
 
-    def __init__(self, fence: Fence) -> None:
+
+class Store:
+    """The projection in Postgres, written through the fence only.
+
+    The rows of another schema than `audit` are a rebuild's: nobody reads them yet, so nothing is announced and no heartbeat
+    says that evidence is being written.
+    """
+
+    def __init__(self, fence: Fence, *, schema: str = LIVE) -> None:
         """Write through the connection that holds the lock."""
-        self._fence = fence
+        self._fence, self._schema = fence, schema
+        self._epochs: dict[str, str] = {}
+        """Of each stream when its cursor was read; a rebuild that is put in place changes it."""
 
     async def position(self, stream: str) -> Position:
         """Return the cursor of a stream."""
-        [row] = await self._fence.fetch("SELECT last_seq, chain_head FROM audit.progress WHERE stream = $1", stream)
+        [row] = await self._fetch("SELECT last_seq, chain_head, epoch FROM audit.progress WHERE stream = $1", stream)
+        self._epochs[stream] = row["epoch"]
         return Position(row["last_seq"], row["chain_head"])
 
     async def record_at(self, stream: str, seq: int) -> bytes | None:
         """Return the digest of the message that the ledger holds at a sequence."""
         query = "SELECT subject, kid, sig, body_sha256, recorded_at FROM audit.audit_event WHERE stream = $1 AND stream_seq = $2"
-        found = await self._fence.fetch(query, stream, seq)
+        found = await self._fetch(query, stream, seq)
         return record_digest(*found[0]) if found else None
 
     async def rows_of(self, stream: str, ids: Iterable[str]) -> dict[str, list[KeptRow]]:
         """Return the ledger rows of actions or remits by id, in stream order; unknown ids are absent."""
         found: dict[str, list[KeptRow]] = {}
         wanted = list(ids)
-        for row in await self._fence.fetch(ROWS_OF[stream], wanted) if wanted else []:
+        for row in await self._fetch(ROWS_OF[stream], wanted) if wanted else []:
             found.setdefault(row["id"], []).append(kept(row))
         return found
 
@@ -124,17 +139,18 @@ class Store:
 
         """
         async with self._fence.transaction() as connection:
-            version = await _move(connection, _MOVE_AND_BEAT, "ACTIONS", batch, approvals=int(batch.approvals_changed))
-            await _copy(connection, batch)
+            version = await self._move(connection, "ACTIONS", batch, approvals=int(batch.approvals_changed))
+            await self._copy(connection, batch)
             rows = batch.rows
             if rows:
-                await connection.execute(_UPSERT_ACTIONS, to_json(rows))
+                await connection.execute(self._ours(_UPSERT_ACTIONS), to_json(rows))
             if batch.uses:
-                await connection.execute(_USE, *_columns(batch.uses))
+                await connection.execute(self._ours(_USE), *_columns(batch.uses))
             if batch.seen:
-                await connection.execute(_SEEN, *_columns(batch.seen))
-            if batch.approvals_changed:
+                await connection.execute(self._ours(_SEEN), *_columns(batch.seen))
+            if batch.approvals_changed and self._is_live:
                 await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, version)
+            crash_point("audit", "P")
 
     async def commit_remits(self, batch: RemitBatch) -> None:
         """Write one batch of REMITS and move its cursor.
@@ -144,28 +160,43 @@ class Store:
 
         """
         async with self._fence.transaction() as connection:
-            await _move(connection, _MOVE, "REMITS", batch, approvals=0)
-            await _copy(connection, batch)
+            await self._move(connection, "REMITS", batch, approvals=0)
+            await self._copy(connection, batch)
             for row, grants in batch.changes:
-                await write_remit(connection, row, grants)
+                await write_remit(connection, row, grants, ours=self._ours)
 
     async def beat(self) -> None:
         """Say that the projector lives, without anything to project."""
         async with self._fence.transaction() as connection:
             await connection.execute(_BEAT)
 
+    @property
+    def _is_live(self) -> bool:
+        return self._schema == LIVE
 
-async def _move(connection: Connection, statement: str, stream: str, batch: Batch, *, approvals: int) -> str:
-    arguments = (stream, batch.first_seq - 1, batch.last_seq, batch.head, approvals)
-    version: str | None = await connection.fetchval(statement, *arguments)
-    if version is None:
-        raise TransientError(f"{stream}: the cursor is not at {batch.first_seq - 1}; another projector moved it")
-    return version
+    def _ours(self, statement: str) -> str:
+        return in_schema(statement, self._schema)
 
+    async def _fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:  # noqa: ANN401  (SQL values)
+        return await self._fence.fetch(self._ours(query), *arguments)
 
-async def _copy(connection: Connection, batch: Batch) -> None:
-    records = [[_value(row.get(name), name) for name in EVENT_COLUMNS] for row in batch.events]
-    await connection.copy_records_to_table("audit_event", schema_name="audit", columns=EVENT_COLUMNS, records=records)
+    async def _move(self, connection: Connection, stream: str, batch: Batch, *, approvals: int) -> str:
+        beats = self._is_live and stream == "ACTIONS"
+        epoch = self._epochs[stream]
+        arguments = (stream, batch.first_seq - 1, batch.last_seq, batch.head, approvals, epoch)
+        version: str | None = await connection.fetchval(self._ours(_MOVE_AND_BEAT if beats else _MOVE), *arguments)
+        if version is None:
+            raise TransientError(
+                f"{stream}: the cursor is not at {batch.first_seq - 1} of this ledger; another projector moved it, "
+                "or a rebuild was put in its place"
+            )
+        return version
+
+    async def _copy(self, connection: Connection, batch: Batch) -> None:
+        records = [[_value(row.get(name), name) for name in EVENT_COLUMNS] for row in batch.events]
+        await connection.copy_records_to_table(
+            "audit_event", schema_name=self._schema, columns=EVENT_COLUMNS, records=records
+        )
 
 
 def _value(value: Any, column: str) -> Any:  # noqa: ANN401  (a column value)

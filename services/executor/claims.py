@@ -16,6 +16,7 @@ import orjson
 from remit.errors import TransientError
 from remit.ids import fresh_key
 from remit.runtime.crash import crash_point
+from remit.runtime.postgres import UNWILLING
 from services.executor import rows
 from services.executor.results import without_result
 from services.executor.rows import Queued, Refusal, Row, as_draft, queued_of, row_of, storable
@@ -28,19 +29,6 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 CLAIMED, EXISTS, EVIDENCE_STALE, TAKEN = "claimed", "exists", "evidence_stale", "taken"
-DOWN = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.InterfaceError,
-)
-"""What a server that stops, restarts, is full, read-only or unreachable makes asyncpg raise."""
 CLAIM_TRIES = 3
 LEASE_S = 15.0
 """How long an interrupted claim belongs to the sweeper that found it."""
@@ -82,12 +70,12 @@ class ClaimStore:
         arguments = (
             order.action_id, order.jti, order.remit_id, order.grant_no, order.attempt, order.args_digest, claim_id,
             self._replica, order.deadline_s, order.expires_at, order.human, order.agent, order.action.id,
-            self._evidence_max_age_s, nonce,
+            self._evidence_max_age_s, nonce, order.block_class,
         )  # fmt: skip
         for last in range(CLAIM_TRIES):
             try:
                 answer = await self._ask(arguments)
-            except DOWN as error:
+            except UNWILLING as error:
                 if last == CLAIM_TRIES - 1:
                     raise TransientError(f"claim of {order.action_id} got no answer: {type(error).__name__}") from None
                 await asyncio.sleep(0.2 * (last + 1))
@@ -203,5 +191,5 @@ class ClaimStore:
 async def _answered(question: Awaitable[Found]) -> Found:
     try:
         return await question
-    except DOWN as error:
+    except UNWILLING as error:
         raise TransientError(f"Postgres does not answer: {type(error).__name__}") from None

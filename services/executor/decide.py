@@ -18,7 +18,7 @@ from remit.errors import CanonicalError
 from remit.evaluation.schemas import SchemaRefusedError, compile_schema, violation
 from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionTokenized, Refused, Started
 from remit.fold import MAX_ATTEMPTS
-from remit.ids import derive
+from remit.ids import derive, human_subject
 from remit.proposal import Proposal
 from remit.reasons import Reason, Stage
 
@@ -39,6 +39,7 @@ REMEDIES = {
     Reason.BUDGET_EXHAUSTED: "the remit or its grant has no calls left; ask its human for a new one",
     Reason.REMIT_REVOKED: "the remit was revoked before the call; ask its human for a new one",
     Reason.REMIT_EXPIRED: "the remit expired before the call; ask its human for a new one",
+    Reason.BLOCKED: "its like was denied under this remit before the call; do something else",
     Reason.STOPPED: "a kill switch was engaged before the call; propose again when operators have lifted it",
 }
 """What the agent can do about the refusals that a claim meets in ordinary operation."""
@@ -72,7 +73,12 @@ class Order:
     args_digest: str
     human: str
     """`<issuer>|<subject>`, as the stop row names the person."""
+    subject: str
+    """The same person as tokens name them."""
     agent: str
+    client_id: str
+    block_class: str
+    """What a denial must be of to forbid this call (`ActionRef.block_class`)."""
     expires_at: datetime
     """When the token ends."""
     traceparent: str | None = None
@@ -100,7 +106,8 @@ def read_order(state: ActionState, bundle: CompiledBundle) -> Order | Refuse:
         return Refuse(Reason.UNKNOWN_ACTION, f"{proposal.tool}.{proposal.action} is not registered any more")
     if tokenized.principal.human is None:
         return Refuse(Reason.FOREIGN_REMIT, "no human stands behind this action")
-    grant_no = state.must(ActionEvaluated).data.grant_no
+    evaluated = state.must(ActionEvaluated).data
+    grant_no = evaluated.grant_no
     if grant_no is None:
         return Refuse(Reason.NO_GRANT, "the evaluation names no grant, so there is no budget to count")
     order = Order(
@@ -113,7 +120,10 @@ def read_order(state: ActionState, bundle: CompiledBundle) -> Order | Refuse:
         arguments=proposal.arguments,
         args_digest=digest(proposal.arguments),
         human=f"{tokenized.principal.human.iss}|{tokenized.principal.human.sub}",
+        subject=human_subject(tokenized.principal.human.iss, tokenized.principal.human.sub),
         agent=tokenized.principal.agent.id,
+        client_id=tokenized.principal.agent.client_id,
+        block_class=evaluated.action.block_class,
         expires_at=datetime.fromtimestamp(tokenized.exp, UTC),
         traceparent=state.chain[0].event.traceparent,
     )
@@ -138,6 +148,8 @@ def _disagreement(state: ActionState, order: Order, proposal: Proposal) -> Refus
             return Refuse(Reason.ARGS_MISMATCH, f"{where} is not {order.action.id}")
         if common.action.args_digest != order.args_digest:
             return Refuse(Reason.ARGS_MISMATCH, f"{where} was decided on other arguments")
+        if common.action.block_class != order.block_class:
+            return Refuse(Reason.ARGS_MISMATCH, f"{where} was decided on another resource")
         if common.principal.agent.id != order.agent:
             return Refuse(Reason.IDENTITY_DRIFT, f"{where} was decided for another agent")
         if common.principal.tool.schema_digest != order.action.schema_digest:
@@ -150,6 +162,8 @@ def check_token(order: Order, token: VerifiedToken) -> Refuse | None:
     """Return what in a verified token does not fit this one call."""
     if token.txn != order.action_id or token.jti != order.jti:
         return Refuse(Reason.TOKEN_INVALID, "the token was minted for another action or attempt")
+    if (token.subject, token.client_id) != (order.subject, order.client_id):
+        return Refuse(Reason.TOKEN_INVALID, "the token names another human or client than its event")
     if token.agent != order.agent or token.expires_at != int(order.expires_at.timestamp()):
         return Refuse(Reason.TOKEN_INVALID, "the token names another agent or end than its event")
     if (token.tool, token.action) != (order.action.tool.tool, order.action.name):

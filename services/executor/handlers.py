@@ -14,6 +14,7 @@ from remit.events import ActionApproved, ActionRefused, ActionStarted, ActionTok
 from remit.ids import ACTION_ID
 from remit.runtime.crash import crash_point
 from remit.runtime.ledger import Draft, Ledger, Superseded
+from remit.runtime.work import MAX_REDECISIONS
 from services.executor import claims, decide, results
 from services.executor.calls import Held
 from services.executor.decide import Next, Order, Refuse
@@ -105,14 +106,32 @@ class ExecutorHandlers:
             claim_id = decide.claim_id(order.action_id, order.attempt)
             data = decide.started(state, order, claim_id=claim_id, replica=self.replica)
             draft = Draft(event=ActionStarted, data=data, discriminator=str(order.attempt))
-            try:
-                state = await self.ledger.append(state, draft)
-            except Superseded as lost:
-                state = lost.state
+            state = await self._append(state, draft)
         crash_point("executor", "X1")
         if isinstance(state.last, ActionStarted) and state.last.data.jti == order.jti:
             await self._claim(state, order, ready, state.last.data.claim_id)
         # Anything else: it ended, or another token overtook this one and has a delivery of its own.
+
+    async def _append(self, state: ActionState, draft: Draft) -> ActionState:
+        """Append, and return the state that contains the event, or the one where another event came first.
+
+        Junk moves the sequence and nothing else, so the append is tried again beyond it. A leader that was deposed in a
+        partition refuses appends and answers reads from the past for some seconds; that must not look like the end of this step.
+
+        Raises:
+            TransientError: no event came first, as far as can be read now.
+
+        """
+        for _ in range(MAX_REDECISIONS):
+            try:
+                return await self.ledger.append(state, draft)
+            except Superseded as lost:
+                if lost.state.is_terminal or len(lost.state.chain) > len(state.chain):
+                    return lost.state
+                if lost.state.last_seq == state.last_seq:
+                    break
+                state = lost.state
+        raise TransientError(f"action {state.action_id}: an append lost to nothing that can be read yet")
 
     async def _claim(self, state: ActionState, order: Order, ready: Ready, claim_id: str) -> None:
         held = Held.now(order, claim_id)
@@ -137,10 +156,7 @@ class ExecutorHandlers:
     async def _refuse(self, state: ActionState, refusal: Refuse) -> None:
         """End the action; once it was announced, only after nobody can claim it any more."""
         if not isinstance(state.last, ActionStarted):
-            try:
-                await self.ledger.append(state, _refused(state, refusal))
-            except Superseded as lost:
-                state = lost.state
+            state = await self._append(state, _refused(state, refusal))
         if isinstance(state.last, ActionStarted):
             said = state.last.data
             occupied = Refusal(

@@ -22,7 +22,7 @@ UNSTORABLE, STANDS_FOR_IT = "\x00", "\ufffd"
 """Postgres stores U+0000 in no text; U+FFFD stands for what could not be represented (Unicode, chapter 23)."""
 
 _COLUMNS = "{0}.action_id, {0}.claim_id, {0}.attempt, {0}.args_digest, {0}.state, {0}.reason, {0}.draft"
-CLAIM = "SELECT control.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+CLAIM = "SELECT control.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
 IS_OURS = "SELECT state = 'in_flight' AND request ->> 'nonce' = $2 FROM control.execution WHERE action_id = $1"
 MAY_SEND = "SELECT control.may_send($1, $2, $3, $4, $5)"
 TAKE_OVER = "SELECT control.take_over($1, $2, $3, $4, $5, $6)"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from remit.clock import monotonic
 from remit.events import (
     ActionApprovalRequested,
@@ -13,7 +11,6 @@ from remit.events import (
     ActionRefused,
     ActionRevoked,
 )
-from remit.runtime.crash import crash_point
 from remit.runtime.service import Service
 from services.intake.catalogue import CatalogueReader
 from services.intake.handlers import IntakeHandlers
@@ -35,7 +32,6 @@ def build(settings: IntakeSettings | None = None) -> Service:
         publish=service.publish_core,
         dead_letter=service.dead_letter,
         alarm=lambda kind: service.telemetry.alarms.labels(kind=kind).inc(),
-        crash=partial(crash_point, "intake"),
         monotonic=monotonic,
     )
     service.on_raw(

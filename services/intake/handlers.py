@@ -73,7 +73,6 @@ class IntakeHandlers:
     publish: Callable[[str, bytes], Awaitable[None]]
     dead_letter: DeadLetter
     alarm: Callable[[str], None]
-    crash: Callable[[str], None]
     monotonic: Callable[[], float]
     proposals: Quota = field(default_factory=Quota)
     evidence: Quota = field(default_factory=Quota)
@@ -82,7 +81,6 @@ class IntakeHandlers:
     async def on_proposal(self, inbound: Inbound) -> None:
         """Turn one agent's message into an action, or tell the agent why not."""
         submission = _submission(inbound)
-        self.crash("a")
         decided = admit(submission, self.catalogue(), tenant=self.tenant)
         if isinstance(decided, Admitted):
             decided = self._within_quota(submission, decided, inbound) or decided
@@ -113,8 +111,8 @@ class IntakeHandlers:
         state = await self.read(action) if ACTION_ID.fullmatch(action) else ActionState(action_id=action)
         proposed = state.find(ActionProposed)
         if proposed is None or proposed.data.principal.agent.name != agent:
-            return _wire(no_such_action(agent, action))
-        return _wire(notice_for(state))
+            return _wire(no_such_action(agent, action), agent)
+        return _wire(notice_for(state), agent)
 
     def _within_quota(self, submission: Submission, admitted: Admitted, inbound: Inbound) -> Rejected | None:
         if inbound.delivered > 1:
@@ -124,13 +122,11 @@ class IntakeHandlers:
         return over_quota(wait_s, rate) if wait_s else None
 
     async def _accept(self, inbound: Inbound, submission: Submission, admitted: Admitted) -> None:
-        self.crash("b")
         try:
             state = await self._append_proposed(admitted, inbound.headers.get("traceparent"))
         except PermanentError as error:
             await self._refuse(inbound, submission, cannot_be_stored(error))
             return
-        self.crash("c")
         action = admitted.proposed.action
         if is_same_call(state, remit_id=admitted.proposed.remit_id, action=action.name, args_digest=action.args_digest):
             told = notice_for(state, proposal_digest=digest_bytes(submission.body))
@@ -181,7 +177,7 @@ class IntakeHandlers:
             self.alarm("refusal_evidence_lost")
 
     async def _tell(self, agent: str, token: str, notice: Notice) -> None:
-        await self.publish(f"results.{agent}.{token}", _wire(notice))
+        await self.publish(f"results.{agent}.{token}", _wire(notice, agent))
 
 
 def _submission(inbound: Inbound) -> Submission:
@@ -201,5 +197,6 @@ def _is_proposed_by(state: ActionState, proposal: Proposal) -> bool:
     )
 
 
-def _wire(notice: Notice) -> bytes:
-    return notice.model_dump_json(exclude_none=True).encode()
+def _wire(notice: Notice, agent: str) -> bytes:
+    # Whoever asks chooses where the answer goes, so it says whom it is meant for.
+    return notice.model_copy(update={"agent": agent}).model_dump_json(exclude_none=True).encode()

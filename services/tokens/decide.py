@@ -19,7 +19,7 @@ from remit.events import (
     Decision,
 )
 from remit.fold import MAX_ATTEMPTS
-from remit.ids import derive, jti
+from remit.ids import derive, human_subject, jti
 from remit.reasons import Reason, Verdict
 
 if TYPE_CHECKING:
@@ -236,15 +236,12 @@ def _decision(action_id: str, attempt: int, evaluation: Evaluation, world: World
 
 
 def claims_for(state: ActionState, mint: Mint, *, issuer: str, executor_thumbprint: str) -> dict[str, Any]:
-    """Return the claims of the token: one human, one agent, one call, one executor (design, standards section 2.1).
-
-    `sub` is a stable opaque id of the human: the provider's own subject may be an e-mail address.
-    """
+    """Return the claims of the token: one human, one agent, one call, one executor (design, standards section 2.1)."""
     approved, agent = state.must(ActionApproved).data, state.must(ActionApproved).data.principal.agent
     human, now = mint.document.human, int(mint.reevaluation.evaluated_at.timestamp())
     return {
         "iss": issuer,
-        "sub": f"usr_{derive('human', human.iss, human.sub).hex}",
+        "sub": human_subject(human.iss, human.sub),
         "client_id": agent.client_id,
         "act": {"iss": issuer, "sub": agent.id, "sub_profile": "ai_agent"},
         "aud": mint.action.tool.resource,

@@ -126,12 +126,17 @@ _SUCCEEDS: dict[type[Event], tuple[type[ActionEvent], ...]] = {
 }
 
 
-def could_follow(last: ActionEvent | None, kind: type[Event]) -> bool:
-    """Return whether an event of a class might follow, when it cannot be read; where this is false it is junk anyway."""
+def could_follow(last: ActionEvent | None, kind: type[Event], writer: str | None = None) -> bool:
+    """Return whether an event of a class might follow, when it cannot be read; where this is false it is junk anyway.
+
+    A known `writer` may refuse at its own step only, so that nobody holds up the steps of others.
+    """
     if kind is ActionProposed:
         return last is None
     if kind is ActionAudited:
         return is_terminal(last) and not isinstance(last, ActionAudited)
+    if kind is ActionRefused and writer is not None:
+        return isinstance(last, _REFUSABLE_AFTER.get(Stage(writer), ())) and not is_terminal(last)
     if kind in {ActionRefused, ActionRevoked}:
         return last is not None and not is_terminal(last)
     return isinstance(last, _SUCCEEDS[kind])

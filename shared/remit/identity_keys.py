@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 
 import jwt
 
+from remit.jwks import PRIVATE_MEMBERS
+
 MIN_RSA_BYTES = 256
 """2048 bits (RFC 7518 section 3.3)."""
 MAX_KEYS = 32
@@ -27,13 +29,13 @@ class PinnedKey:
 
 
 def keys_of(document: dict[str, Any]) -> tuple[PinnedKey, ...]:
-    """Return the usable signing keys of a JWK set."""
+    """Return the usable signing keys of a JWK set; none of a set that is too large or publishes a private key."""
     entries = document.get("keys")
-    if not isinstance(entries, list):
+    rows = [entry for entry in cast("list[object]", entries) if _is_object(entry)] if isinstance(entries, list) else []
+    keys = cast("list[dict[str, Any]]", rows)
+    if len(keys) > MAX_KEYS or not all(PRIVATE_MEMBERS.isdisjoint(key) for key in keys):
         return ()
-    found = [
-        _pin(cast("dict[str, Any]", entry)) for entry in cast("list[object]", entries)[:MAX_KEYS] if _is_object(entry)
-    ]
+    found = [_pin(key) for key in keys]
     return tuple(key for key in found if key is not None)
 
 

@@ -53,6 +53,11 @@ def jti(action: str, attempt: int) -> Jti:
     return Jti("tok_" + derive("jti", action, str(attempt)).hex)
 
 
+def human_subject(iss: str, sub: str) -> str:
+    """Return a human as tokens name them: stable and opaque, because a provider's own subject may be an e-mail address."""
+    return "usr_" + derive("human", iss, sub).hex
+
+
 def fresh_key() -> str:
     """Return an unguessable idempotency key for callers that brought none."""
     return secrets.token_urlsafe(18)

@@ -25,7 +25,10 @@ Kid = NewType("Kid", str)
 KID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 STALE_AGES = 4
 """Ages of the cache after which keys that could not be refreshed are not believed any more."""
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+"""JWK members that no key set may publish (RFC 7518 sections 6.2.2, 6.3.2 and 6.4)."""
+ALGORITHMS = ("ES256", "RS256")
+"""A tuple, because it is asked about values that may not be hashable."""
 
 
 class TokenFault(StrEnum):
@@ -87,12 +90,12 @@ def parse_jwks(document: object) -> dict[str, TokenKey]:
 
 
 def _parse_key(row: dict[str, Any]) -> TokenKey | None:
-    if not _PRIVATE_MEMBERS.isdisjoint(row):
+    if not PRIVATE_MEMBERS.isdisjoint(row):
         raise TokenError(TokenFault.KEY, "the JWKS publishes a private key; refuse its issuer and have it rotated")
     kid, algorithm, operations = row.get("kid"), row.get("alg"), row.get("key_ops", ["verify"])
     if not isinstance(kid, str) or not KID.fullmatch(kid) or row.get("use") != "sig":
         return None
-    if not isinstance(operations, list) or "verify" not in operations or algorithm not in {"ES256", "RS256"}:
+    if not isinstance(operations, list) or "verify" not in operations or algorithm not in ALGORITHMS:
         return None
     try:
         key = jwt.PyJWK(row, algorithm=algorithm).key
@@ -127,8 +130,7 @@ class RemoteKeys:
         """Return the keys to verify a token with, fresh when they are old or do not know its `verify.kid_of`.
 
         Raises:
-            TransientError: none could be fetched for too long.
-            TokenError: what was fetched is no JWKS.
+            TransientError: none could be fetched for too long, or what was fetched may not be believed.
 
         """
         async with self._lock:
@@ -147,3 +149,7 @@ class RemoteKeys:
             self._fetched_at = at
         except TransientError:
             return  # Keys that are held still verify what they signed, for a while; an unknown kid stays refused.
+        except TokenError as error:
+            # An issuer that publishes a private key, or a kid twice, is believed again when it publishes a good set.
+            self._keys, self._fetched_at = {}, float("-inf")
+            raise TransientError(f"the issuer's keys are not believed: {error}") from None

@@ -210,6 +210,11 @@ class Checkpoint:
             return False
         return True
 
+    def columns(self) -> tuple[object, ...]:
+        """Return the columns of `audit.checkpoint` that repeat what is signed: all but `line`."""
+        head, root = self.chain_head.removeprefix("sha-256:"), self.merkle_root.removeprefix("sha-256:")
+        return (self.stream, self.seq, b64url_decode(head), self.previous_seq, b64url_decode(root), self.at, self.kid)
+
     def line(self) -> str:
         """Return the JSON line that is appended to the checkpoint file."""
         return canonical({"checkpoint": self.document(), "sig": b64url(self.signature)}).decode() + "\n"
@@ -236,7 +241,7 @@ def parse_checkpoint(line: str) -> Checkpoint:
     raw = strict_loads(line.encode())
     try:
         said = raw["checkpoint"]
-        return Checkpoint(
+        found = Checkpoint(
             stream=said["stream"],
             seq=said["seq"],
             chain_head=said["chain_head"],
@@ -246,5 +251,11 @@ def parse_checkpoint(line: str) -> Checkpoint:
             kid=said["kid"],
             signature=b64url_decode(raw["sig"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        found.columns()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CanonicalError(f"not a checkpoint: {type(error).__name__}") from None
+    if any(type(number) is not int for number in (found.seq, found.previous_seq)) or found.at.tzinfo is None:
+        raise CanonicalError("not a checkpoint: a sequence is no number, or its time has no offset")
+    if any(type(name) is not str for name in (found.stream, found.kid)):
+        raise CanonicalError("not a checkpoint: stream and kid are text")
+    return found

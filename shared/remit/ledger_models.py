@@ -10,10 +10,14 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from remit.events import ActionEvaluated, ActionExecuted, ActionStarted, RemitRevokedEvent
 from remit.fold import ActionState
+from remit.ledger_chain import VALID
+from remit.ledger_uses import Uses
 from remit.projection.action_columns import action_row, opening
 from remit.projection.encoding import to_json
 from remit.projection.event_columns import event_columns
+from remit.projection.fields import stamp
 from remit.projection.remit_columns import grant_rows, remit_row
 from remit.projection.tracking import Tracked, is_closed, remember
 
@@ -42,11 +46,15 @@ def differing_columns(stream: str, subject: str, recorded: Recorded | None, stor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedAction:
-    """One row of `audit.actions_all` as its events give it, `flags` aside; `hidden` is how a registry may have had it hidden."""
+    """One row of `audit.actions_all` as its events give it, `flags` aside; `hidden` is how a registry may have had it hidden.
+
+    `effect` is what `control.execution` must say about it; None while no outcome is known.
+    """
 
     seq: int
     row: Row
     hidden: Row
+    effect: Row | None
 
 
 def nothing_marked(_: str) -> tuple[str, ...]:
@@ -64,6 +72,7 @@ class ActionFold:
     open: dict[str, Tracked] = field(default_factory=dict[str, Tracked])
     flags: dict[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     settled: list[ExpectedAction] = field(default_factory=list[ExpectedAction])
+    uses: Uses = field(default_factory=Uses)
 
     def tracked(self, action_id: str) -> Tracked:
         """Return what is known of an action that has no receipt."""
@@ -72,6 +81,8 @@ class ActionFold:
     def add(self, tracked: Tracked, recorded: Recorded | None, status: str, link: bytes) -> None:
         """Keep what a judged record leaves behind."""
         remember(tracked, recorded, status, link=link, sensitive=nothing_marked)
+        if recorded is not None and status == VALID:
+            self.uses.add(tracked, recorded)
         if is_closed(tracked):
             self._settle(self.open.pop(tracked.state.action_id))
 
@@ -90,7 +101,25 @@ class ActionFold:
         self.flags[row["action_id"]] = frozenset(row.pop("flags"))
         concealed = opening(cast("ActionProposed", tracked.state.chain[0].event), None)
         hidden = {name: concealed[name] for name in ("args", "resource_id")}
-        self.settled.append(ExpectedAction(seq=row["last_seq"], row=row, hidden=hidden))
+        effect = _effect(tracked.state)
+        self.settled.append(ExpectedAction(seq=row["last_seq"], row=row, hidden=hidden, effect=effect))
+
+
+def _effect(state: ActionState) -> Row | None:
+    """Return the columns of `control.execution` that events repeat; the claim is that of whoever made the call."""
+    executed, started, evaluated = state.find(ActionExecuted), state.find(ActionStarted), state.find(ActionEvaluated)
+    if executed is None or started is None or evaluated is None:
+        return None
+    return {
+        "action_id": executed.subject,
+        "jti": started.data.jti,
+        "remit_id": executed.data.remit_id,
+        "grant_no": evaluated.data.grant_no,
+        "attempt": executed.data.attempt,
+        "args_digest": executed.data.action.args_digest,
+        "claim_id": executed.data.claim_id,
+        "state": executed.data.outcome.value,
+    }
 
 
 @dataclass(slots=True)
@@ -103,10 +132,21 @@ class RemitFold:
     def add(self, event: RemitEvent, seq: int) -> None:
         """Keep what a valid event changes; a grant keeps the day it was first given."""
         self.remits[event.subject] = self.remits.get(event.subject, {}) | remit_row(event, seq)
-        for row in grant_rows(event):
+        rows = grant_rows(event)
+        for row in rows:
             key = (row["remit_id"], row["grant_no"])
             first = self.grants.get(key, row)
-            self.grants[key] = row | {"granted_at": first["granted_at"]}
+            self.grants[key] = row | {"granted_at": first["granted_at"], "revoked_at": None}
+        if rows:
+            self._end(event.subject, rows[0]["granted_at"], after=len(rows))
+        elif isinstance(event, RemitRevokedEvent):
+            self._end(event.subject, stamp(event.time))
+
+    def _end(self, remit_id: str, at: str | None, *, after: int = 0) -> None:
+        """End the grants of a remit that new terms leave out, or all; one that has ended keeps its day."""
+        for (of_remit, number), row in self.grants.items():
+            if of_remit == remit_id and number > after and row["revoked_at"] is None:
+                row["revoked_at"] = at
 
     def complete(self, action: Row) -> Row:
         """Return an action's row with what its remit fills in: only the remit's own agent is shown with human and task."""

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from nacl.signing import VerifyKey
 
     from remit.envelope import Recorded, TrustedKey
+    from remit.ledger_models import ExpectedAction
 
 Stream = Literal["ACTIONS", "REMITS"]
+FOLLOWING = frozenset({"projection", "effect"})
+"""Findings about other tables: a bad row of the ledger makes these too."""
 MAX_KEPT_FINDINGS = 1_000
 """A ledger that is broken everywhere must not fill the memory of who looks at it; all are counted."""
 
@@ -60,13 +63,18 @@ class LedgerRow:
 class Finding:
     """What does not hold, and at which row.
 
-    `code` is one of: gap order chain_hash verdict column lifecycle receipt checkpoint truncated foreign projection.
+    `code` is one of: gap order chain_hash verdict column lifecycle receipt checkpoint truncated foreign projection effect.
     """
 
     stream: str
     seq: int
     code: str
     detail: str
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """Sort key that puts causes first: rows of the ledger in order, what no row bears, then what only follows from rows."""
+        return self.code in FOLLOWING, self.seq == 0, self.seq
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,8 +94,12 @@ class Proof:
     checkpoints: int = 0
     anchored_to: int | None = None
     """Up to which sequence something outside the database says that these rows must be there; None when nothing does."""
+    effects: int | None = None
+    """How many outcomes were held against `control.execution`; None when this login may not read it."""
     finding_count: int = 0
     findings: list[Finding] = field(default_factory=list[Finding])
+    first: Finding | None = None
+    """The one with the lowest rank: the first bad row."""
 
     @property
     def is_whole(self) -> bool:
@@ -116,8 +128,8 @@ class Verifier:
         self.actions, self.remits = ActionFold(), RemitFold()
         self._states: dict[str, RemitState] = {}
         self._checkpoint_keys = checkpoint_keys
-        unique = {(c.seq, c.chain_head): c for c in (*outside, *inside) if c.stream == stream}
-        self._checkpoints = sorted(unique.values(), key=lambda c: c.seq)
+        unique = {c for c in (*outside, *inside) if c.stream == stream}
+        self._checkpoints = sorted(unique, key=lambda c: c.seq)
         self._marks = {0, *(c.seq for c in self._checkpoints)}
         self._records: dict[int, bytes] = {}
         anchors = [c.seq for c in outside if c.stream == stream and is_believed(c, checkpoint_keys)]
@@ -158,6 +170,18 @@ class Verifier:
         self.actions.finish()
         return proof
 
+    def take_settled(self, at_least: int) -> list[ExpectedAction]:
+        """Hand out the actions that are settled since the last time, or none while there are fewer than that."""
+        settled = self.actions.settled
+        if len(settled) < at_least:
+            return []
+        self.actions.settled = []
+        return settled
+
+    def effects_held(self, number: int) -> None:
+        """Say that so many outcomes were held against the claims of the executor."""
+        self._proof.effects = (self._proof.effects or 0) + number
+
     def anchor(self) -> None:
         """Say that the stream itself was held against the rows, to its end."""
         self._proof.anchored_to = self._proof.last_seq
@@ -177,9 +201,12 @@ class Verifier:
         self._find(seq, code, detail)
 
     def _find(self, seq: int, code: str, detail: str) -> None:
-        self._proof.finding_count += 1
-        if len(self._proof.findings) < MAX_KEPT_FINDINGS:
-            self._proof.findings.append(Finding(self._stream, seq, code, detail))
+        found, proof = Finding(self._stream, seq, code, detail), self._proof
+        proof.finding_count += 1
+        if len(proof.findings) < MAX_KEPT_FINDINGS:
+            proof.findings.append(found)
+        if proof.first is None or found.rank < proof.first.rank:
+            proof.first = found
 
     def _contiguous(self, row: LedgerRow) -> None:
         if row.seq > self._expected:
@@ -248,12 +275,16 @@ class Verifier:
         if checkpoint.seq != row.seq:
             return None  # Its row is missing, which is a finding of its own.
         if checkpoint.chain_head != spelled(row.chain_hash):
-            return "the chain is not the one that was signed here"
+            return f"the chain is not the one that was signed here: {_rows_since(checkpoint)} was rewritten"
         covered = [self._records.get(seq) for seq in range(checkpoint.previous_seq + 1, checkpoint.seq + 1)]
         present = [record for record in covered if record is not None]
         if len(present) != len(covered) or spelled(merkle_root(present)) != checkpoint.merkle_root:
-            return "the records since the previous checkpoint are not the ones that were signed"
+            return f"the records are not the ones that were signed: {_rows_since(checkpoint)} was rewritten"
         return None
+
+
+def _rows_since(checkpoint: Checkpoint) -> str:
+    return f"a row from {checkpoint.previous_seq + 1} to {checkpoint.seq}, or one before,"
 
 
 def _after_end(code: str) -> str:

@@ -62,6 +62,11 @@ class ActionRef(Frozen):
     risk: Literal["T1", "T2", "T3", "T4"]
     effect: Literal["read", "write", "destructive"]
 
+    @property
+    def block_class(self) -> str:
+        """What a denial blocks for its remit: this operation on this resource."""
+        return f"{self.name}|{self.resource_id or ''}"
+
 
 class Common(Frozen):
     """Carried by every event of an action, so that each event can be read alone."""

@@ -53,6 +53,7 @@ class Notice(_Frozen):
     v: Literal[1] = 1
     status: Literal["rejected", "proposed", "pending", "refused", "succeeded", "failed", "unknown"]
     event_id: str = Field(description="Agents drop repeated notices by this id.")
+    agent: str | None = Field(default=None, description="To whom this is said; an agent believes nothing else.")
     action_id: str | None = None
     proposal_digest: str | None = None
     idempotency_key: str | None = None

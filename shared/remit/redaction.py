@@ -1,68 +1,40 @@
 """Takes credentials out of JSON values and free text, and says where: what a tool or an agent leaks must not travel on.
 
-Four rules, each sufficient: JSON pointers of the registry, names of members, assignments in text (`password: x`, also inside JSON
-that hides in a string), and values that look like a credential. Pure; paths never quote a removed value. A secret that has no
-name and no shape cannot be found: the registry's pointers are for those.
+Each rule is sufficient: JSON pointers of the registry, names of members and of pairs, assignments and YAML in text, sentences
+about secrets, and values that look like a credential; also in JSON or base64 that hides in a string. Pure; paths never quote a
+removed value. A secret that has no name and no shape cannot be found: the registry's pointers are for those.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remit.redaction_names import is_secret_member, is_secret_name
+from remit.redaction_prose import said_secrets
+from remit.redaction_shapes import BASE64, HINTS, NAMED, SCHEMES, SECRET_VALUE, STARTS, TOLD, URL_SECRETS
+from remit.redaction_text import MARK, NAME, assigned, table_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import re
+    from collections.abc import Callable, Iterable, Sequence
 
     from pydantic import JsonValue
 
-MARK = "[redacted]"
-"""Stands where something was, so that list positions and required members keep their place."""
 ANY = "*"
 """A pointer token that passes every member or element; an extension of RFC 6901 for lists of records."""
 MAX_DEPTH = 48
 """Deeper values are dropped unread: the walk recurses, and JSON may hide inside strings of JSON."""
-_LABELS = frozenset({"name", "key", "header", "field", "param", "parameter", "variable"})
-_CONTENTS = frozenset({"value", "values", "val", "content"})
+MAX_HIDDEN = 3
+"""How often text is looked for inside base64 inside base64."""
+_LABELS = frozenset({"name", "key", "header", "field", "param", "parameter", "variable", "id", "label"})
+_CONTENTS = frozenset({"value", "values", "val", "content", "text"})
 """`{"name": "Authorization", "value": "..."}`: the one member names what the other holds."""
 
-_SECRET_VALUE = re.compile(
-    r"eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*){0,4}"  # JSON Web Token or Encryption: base64url of `{"`
-    r"|(?i:\b(?:bearer|basic|dpop)\s+[a-z0-9._~+/-]{16,}=*)"  # RFC 9110 section 11.4 credentials
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)"  # RFC 7468
-    r"|\bS[UAONCX][A-Z2-7]{56}\b"  # NATS nkey seed
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[0-9A-Za-z_-]{30,}|\bya29\.[0-9A-Za-z_.-]{10,}"  # clouds
-    r"|\bgh[opsur]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}|\bglpat-[A-Za-z0-9_.-]{10,}"  # forges
-    r"|\b(?:sk|rk)[-_][A-Za-z0-9_-]{20,}|\bwhsec_[A-Za-z0-9+/=]{16,}"  # payment, models
-    r"|\bxox[abeoprs]-[A-Za-z0-9-]{10,}|\bxapp-[A-Za-z0-9-]{10,}|\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"
-    r"|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[A-Za-z0-9_-]{30,}|\bhf_[A-Za-z0-9]{20,}|\bhv[sb]\.[A-Za-z0-9_-]{20,}",
-    re.DOTALL,
-)
-_USERINFO = re.compile(
-    r"(?P<head>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/?#:@\"'<>]{0,256}:)(?P<secret>[^\s/?#\"'<>]{1,512})(?=@)"
-)
-"""The password of RFC 3986 section 3.2.1; the user's name stays."""
-_NAME = re.compile(
-    r"(?<![\w.-])(?P<name>[A-Za-z]{2,16}[ ](?i:keys?|ids?|codes?|string)|[A-Za-z_-][\w.-]{0,63})"
-    r"(?:\\?[\"'`*]){0,3}[ \t]{0,8}(?:=>|:=|[:=>])[*`]{0,2}[ \t]{0,8}"
-)
-"""`name:`, `"name":`, `name=`, `**Name:**`, `<name>`: whatever gives the text after it a name."""
-_VALUE = re.compile(
-    r"\\?\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?"
-    r"|(?i:(?:basic|bearer|digest|dpop|negotiate|token)[ ]+)?[^\s,;&<>\"'`)}\]]+\]?"
-)
-_REST = re.compile(r"[^\r\n]+")
-_BESIDE = re.compile(
-    r"(?i)(?P<head>(?<![\w.-])-{0,2}(?P<name>[a-z][\w-]{2,40})[ \t\"'`:=]{1,4}(?:is[ \t\"'`:]{1,3})?)"
-    r"(?P<secret>(?=[^\s]{0,512}[0-9+/=])[a-z0-9+/_-]{20,}={0,2})"
-)
-"""A secret's name, then a long run of base64 or hexadecimal digits."""
-_NOTHING = frozenset({"", "null", "none", "nil", "true", "false", "undefined", '""', "''"})
-_OPENS = re.compile(r"[\[{(]\s*(?:[\"'\[{(\]})]|$)", re.MULTILINE)
-"""A structure begins, whose own members are looked at."""
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "k"})
+"""Private members of a JSON Web Key (RFC 7518 section 6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +64,8 @@ def redact_text(text: str, *, mark: Callable[[JsonValue], str] = lambda _: MARK)
 class _Walk:
     mark: Callable[[JsonValue], str]
     paths: list[str] = field(default_factory=list[str])
+    hidden: int = 0
+    """How many layers of base64 were taken off."""
 
     def visit(self, value: JsonValue, path: tuple[str, ...], active: tuple[tuple[str, ...], ...]) -> JsonValue:
         if () in active or len(path) > MAX_DEPTH:
@@ -99,13 +73,20 @@ class _Walk:
         if isinstance(value, dict):
             return self.record(value, path, active)
         if isinstance(value, list):
-            return [self.visit(each, (*path, str(no)), _advance(active, str(no))) for no, each in enumerate(value)]
+            item = self.pair if value and all(map(_is_pair, value)) else self.visit
+            return [item(each, (*path, str(no)), _advance(active, str(no))) for no, each in enumerate(value)]
         return self.text(value, path) if isinstance(value, str) else value
+
+    def pair(self, value: Any, path: tuple[str, ...], active: tuple[tuple[str, ...], ...]) -> JsonValue:  # noqa: ANN401  (a list of two)
+        """Judge one `[name, value]` of a list of such."""
+        if () not in active and is_secret_member(value[0], value[1]):
+            return [value[0], self.drop(value[1], (*path, "1"))]
+        return self.visit(value, path, active)
 
     def record(
         self, value: dict[str, JsonValue], path: tuple[str, ...], active: tuple[tuple[str, ...], ...]
     ) -> dict[str, JsonValue]:
-        labelled = _labelled(value)
+        labelled, is_key = _labelled(value), isinstance(value.get("kty"), str)
         found: dict[str, JsonValue] = {}
         for name, member in value.items():
             # A name can be a secret of its own, as in {"<token>": "expires tomorrow"}; its path must not repeat it.
@@ -113,7 +94,12 @@ class _Walk:
             below = (*path, shown)
             if shown != name:
                 self.paths.append(pointer(below))
-            if is_secret_member(name, member) or (labelled and name.lower() in _CONTENTS and member not in (None, "")):
+            is_content = labelled and name.lower() in _CONTENTS and member not in (None, "")
+            if (
+                is_content
+                or is_secret_member(name, member)
+                or (is_key and name in _PRIVATE and isinstance(member, str))
+            ):
                 found[shown] = self.drop(member, below)
             else:
                 found[shown] = self.visit(member, below, _advance(active, name))
@@ -127,43 +113,77 @@ class _Walk:
         return clean
 
     def nested(self, value: str, inside: JsonValue, path: tuple[str, ...]) -> str:
-        walk = _Walk(self.mark)
+        walk = _Walk(self.mark, hidden=self.hidden)
         clean = walk.visit(inside, (*path, "json"), ())
         return json.dumps(clean, ensure_ascii=False, separators=(",", ":")) if walk.paths else value
 
     def assignments(self, text: str) -> str:
+        lowered = text.lower()
+        has_names = any(hint in lowered for hint in HINTS)
+        if has_names:
+            text = self.cut(text, table_cells(text))
+            for pattern in TOLD:
+                text = pattern.sub(self.told, text)
+            text = self.cut(text, _assignments(text))
+        if "://" in text:
+            for pattern in URL_SECRETS:
+                text = pattern.sub(self.told, text)
+        if any(start in text for start in STARTS) or any(scheme in lowered for scheme in SCHEMES):
+            text = SECRET_VALUE.sub(lambda found: self.mark(found.group()), text)
+        if has_names:
+            for pattern in NAMED:
+                text = pattern.sub(self.beside, text)
+            text = self.cut(text, sorted(said_secrets(text)))
+        return BASE64.sub(self.encoded, text) if self.hidden < MAX_HIDDEN else text
+
+    def cut(self, text: str, spans: Iterable[tuple[int, int]]) -> str:
+        """Mark spans that are in order; what overlaps the one before stays."""
         parts, at = list[str](), 0
-        for found in _NAME.finditer(text):
-            span = None if found.start() < at else _assigned(text, found)
-            if span is not None:
-                parts += (text[at : span[0]], self.mark(text[span[0] : span[1]]))
-                at = span[1]
-        text = "".join(parts) + text[at:]
-        text = _USERINFO.sub(lambda found: found["head"] + self.mark(found["secret"]), text)
-        text = _SECRET_VALUE.sub(lambda found: self.mark(found.group()), text)
-        return _BESIDE.sub(self.beside, text)
+        for start, end in spans:
+            if start >= at:
+                parts += (text[at:start], MARK if text[start:end] == MARK else self.mark(text[start:end]))
+                at = end
+        return "".join(parts) + text[at:]
+
+    def told(self, found: re.Match[str]) -> str:
+        return found["head"] + self.mark(found["secret"])
 
     def beside(self, found: re.Match[str]) -> str:
-        return found["head"] + self.mark(found["secret"]) if is_secret_name(found["name"]) else found.group()
+        return self.told(found) if is_secret_name(found["name"]) else found.group()
+
+    def encoded(self, found: re.Match[str]) -> str:
+        """Mark a run of base64 digits whose text holds a secret; the run is not written anew."""
+        inside = _decoded(found.group())
+        if inside is None or _Walk(self.mark, hidden=self.hidden + 1).text(inside, ()) == inside:
+            return found.group()
+        return self.mark(found.group())
 
     def drop(self, value: JsonValue, path: tuple[str, ...]) -> str:
         self.paths.append(pointer(path))
         return self.mark(value)
 
 
-def _assigned(text: str, found: re.Match[str]) -> tuple[int, int] | None:
-    """Return where the value stands that a name in text is given, or None when the name is no secret's or there is none."""
-    if not is_secret_name(found["name"]):
+def _assignments(text: str) -> Iterable[tuple[int, int]]:
+    at = 0
+    for found in NAME.finditer(text):
+        span = None if found.start() < at else assigned(text, found)
+        if span is not None:
+            at = span[1]
+            yield span
+
+
+def _decoded(run: str) -> str | None:
+    """Return the text that base64 digits spell, or None when they spell none."""
+    digits = run.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        text = base64.b64decode(digits + "=" * (-len(digits) % 4)).decode()
+    except ValueError:
         return None
-    value = _VALUE.match(text, found.end())
-    if value is None or _OPENS.match(text, found.end()):
-        return None
-    if value.group().startswith(MARK):
-        return found.end(), found.end() + len(MARK)
-    line = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
-    if not line.strip(" \t-*#>\"'") and '"' not in found.group() and value.group()[0] not in "\"'":
-        value = _REST.match(text, found.end()) or value  # a line of its own: phrases have spaces
-    return None if value.group().strip(" \t,;").lower() in _NOTHING else value.span()
+    return text if text.replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable() else None
+
+
+def _is_pair(value: JsonValue) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _labelled(value: dict[str, JsonValue]) -> bool:

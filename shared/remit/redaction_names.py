@@ -12,12 +12,12 @@ _PARTS = (
     "password", "passwd", "passphrase", "passcode", "credential", "apikey", "accesskey", "accountkey", "encryptionkey",
     "masterkey", "privatekey", "secretkey", "sharedkey", "signingkey", "storagekey", "sessionid", "securitycode", "pincode",
     "accesstoken", "authtoken", "bearertoken", "refreshtoken", "clientsecret", "connectionstring", "connstr",
-    "recoverycode", "backupcode",
+    "recoverycode", "backupcode", "passwort", "kennwort", "motdepasse",
 )  # fmt: skip
 """Secret wherever they stand in a name, whatever separates or joins their words."""
 _WORDS = frozenset(
     {
-        "authorization", "bearer", "cookie", "cookies", "cvc", "cvv", "jwt", "otp", "pwd", "secret", "secrets", "token",
+        "authorization", "bearer", "cookie", "cookies", "creds", "cvc", "cvv", "jwt", "otp", "pwd", "secret", "secrets", "token",
         "tokens",
     }
 )  # fmt: skip

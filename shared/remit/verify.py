@@ -227,7 +227,9 @@ def _actor(claims: dict[str, Any]) -> str:
     if depth == 0:
         raise TokenError(TokenFault.CLAIMS, "act is missing")
     outermost = cast("dict[str, Any]", claims["act"])
-    _text(outermost, "iss")
+    # (iss, sub) names an actor: the same sub of another issuer is somebody else.
+    if outermost.get("iss") != claims["iss"]:
+        raise TokenError(TokenFault.CLAIMS, "act names an actor of another issuer than the token's")
     return _text(outermost, "sub")
 
 

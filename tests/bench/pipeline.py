@@ -16,7 +16,8 @@ from infra.demo.people import CLIENT_ID, People
 from infra.local import key_ring
 from infra.local.child import free_port
 from infra.local.environment import Environment
-from infra.local.supervisor import ProcessSpec, Supervisor
+from infra.local.process import ProcessSpec
+from infra.local.supervisor import Supervisor
 from remit import Agent, Identity, Result
 from remit.bundle import BundleContent
 from remit.clock import monotonic, now

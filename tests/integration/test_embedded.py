@@ -29,7 +29,8 @@ from infra.local import key_ring, keys, postgres_identity, trust
 from infra.local.child import LOOPBACK, PortInUseError, ServerStartError, free_port
 from infra.local.nats_server import NatsServer, server_config
 from infra.local.postgres_server import PostgresServer
-from infra.local.supervisor import ProcessSpec, Supervisor, loopback_url
+from infra.local.process import ProcessSpec
+from infra.local.supervisor import Supervisor, loopback_url
 from infra.nats.config import TlsFiles, render
 from infra.provision import ProvisionSettings, connect, provision
 from remit.clock import now

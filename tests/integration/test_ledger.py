@@ -77,6 +77,7 @@ async def test_repeated_append_is_ours_and_stored_once(ledgers: Ledgers) -> None
     first = await intake.append(_empty(), PROPOSED)
     again = await intake.append(_empty(), PROPOSED)
     assert [r.event.id for r in again.chain] == [r.event.id for r in first.chain]
+    assert await intake.append(first, PROPOSED) == first, "what the state already holds is no lost race"
     assert (await intake.read(ACTION_ID)).last_seq == 1
 
 

@@ -16,8 +16,9 @@ from infra.local import key_ring, keys
 from infra.local.child import LOOPBACK, free_port
 from infra.local.nats_server import NatsServer, server_config
 from infra.nats.config import Cluster
-from infra.provision import ProvisionError, provision
+from infra.provision import ProvisionError, provision, provision_within
 from remit.runtime.streams import CONSUMERS, REBUILD, STREAMS, Sizing, config_hash, consumer_spec, stream_hash
+from tests.support.servers import own_nats
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -37,18 +38,18 @@ def keys_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def server(keys_dir: Path, tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A fresh, empty server for each test."""
-    async with NatsServer(server_config(keys_dir, tmp_path), tmp_path) as started:
-        yield started
+async def server(keys_dir: Path, tmp_path: Path) -> AsyncIterator[str]:
+    """URL of a fresh, empty server for each test."""
+    async with own_nats(tmp_path, keys_dir) as url:
+        yield url
 
 
 @contextlib.asynccontextmanager
-async def login(server: NatsServer, keys_dir: Path, principal: str) -> AsyncGenerator[Client]:
+async def login(server: str, keys_dir: Path, principal: str) -> AsyncGenerator[Client]:
     """Connect as one principal."""
     client = Client()
     seed = key_ring.load_nats_seed(keys_dir, principal)
-    await client.connect(server.url, nkeys_seed_str=seed, inbox_prefix=f"_IBX.{principal}".encode())
+    await client.connect(server, nkeys_seed_str=seed, inbox_prefix=f"_IBX.{principal}".encode())
     try:
         yield client
     finally:
@@ -56,7 +57,7 @@ async def login(server: NatsServer, keys_dir: Path, principal: str) -> AsyncGene
 
 
 @pytest.fixture
-async def provisioner(server: NatsServer, keys_dir: Path) -> AsyncIterator[Client]:
+async def provisioner(server: str, keys_dir: Path) -> AsyncIterator[Client]:
     """The provisioner's connection."""
     async with login(server, keys_dir, "provisioner") as client:
         yield client
@@ -88,15 +89,15 @@ async def test_the_first_run_creates_everything_and_the_second_changes_nothing(p
     assert (second.created, second.updated, second.unchanged) == ([], [], EVERYTHING)
 
 
-async def test_two_runs_at_once_agree(server: NatsServer, keys_dir: Path, provisioner: Client) -> None:
+async def test_two_runs_at_once_agree(server: str, keys_dir: Path, provisioner: Client) -> None:
     async with login(server, keys_dir, "provisioner") as other:
-        await asyncio.gather(provision(provisioner), provision(other))
+        await asyncio.gather(*(provision_within(client, Sizing(), wait_s=20) for client in (provisioner, other)))
     assert (await provision(provisioner)).unchanged == EVERYTHING
 
 
 async def test_what_the_broker_holds_hashes_to_what_the_table_says(provisioner: Client) -> None:
     await provision(provisioner, rebuild=True)
-    for spec in (*CONSUMERS, REBUILD):
+    for spec in (*CONSUMERS, *REBUILD):
         assert config_hash(await live(provisioner, f"{spec.stream}/{spec.durable}")) == spec.hash
     for stream in STREAMS:
         assert stream_hash(await live(provisioner, stream.name)) == stream_hash(stream.config())
@@ -119,6 +120,22 @@ async def test_a_consumer_changed_behind_our_back_is_noticed(provisioner: Client
     await provision(provisioner)
     await alter_consumer(provisioner, "ACTIONS", "policy", **changes)
     assert config_hash(await live(provisioner, "ACTIONS/policy")) != consumer_spec("ACTIONS", "policy").hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"headers_only": True},
+        {"inactive_threshold": 60_000_000_000},
+        {"backoff": [1_000_000_000, 2_000_000_000], "max_deliver": 3},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_what_no_durable_of_ours_has_is_taken_away_again(provisioner: Client, changes: dict[str, Any]) -> None:
+    await provision(provisioner)
+    await alter_consumer(provisioner, "ACTIONS", "policy", **changes)
+    await provision(provisioner)
+    assert config_hash(await live(provisioner, "ACTIONS/policy")) == consumer_spec("ACTIONS", "policy").hash
 
 
 async def test_drift_of_what_the_table_sets_is_repaired_and_named(provisioner: Client) -> None:
@@ -145,7 +162,7 @@ async def test_a_stream_that_was_rerouted_is_put_right(provisioner: Client) -> N
 
 
 async def test_a_hold_on_executions_is_no_drift_and_outlives_a_repair(
-    server: NatsServer, keys_dir: Path, provisioner: Client
+    server: str, keys_dir: Path, provisioner: Client
 ) -> None:
     await provision(provisioner)
     async with login(server, keys_dir, "operator") as operator:
@@ -199,7 +216,7 @@ async def test_a_stream_the_server_has_no_room_for_is_refused_by_name(provisione
     ids=["rollup", "ttl", "schedule", "batch", "counter"],
 )
 async def test_a_switched_off_extra_is_refused_on_actions(
-    server: NatsServer, keys_dir: Path, provisioner: Client, headers: dict[str, str], code: int
+    server: str, keys_dir: Path, provisioner: Client, headers: dict[str, str], code: int
 ) -> None:
     await provision(provisioner)
     async with login(server, keys_dir, "policy") as policy:
@@ -220,7 +237,7 @@ async def test_three_nodes_hold_three_replicas_under_the_same_hashes(keys_dir: P
             config = replace(server_config(keys_dir, tmp_path / f"n{number}"), cluster=cluster)
             starting.append(NatsServer(config, tmp_path / f"n{number}"))
         servers = await asyncio.gather(*(stack.enter_async_context(server) for server in starting))
-        client = await stack.enter_async_context(login(servers[0], keys_dir, "provisioner"))
+        client = await stack.enter_async_context(login(servers[0].url, keys_dir, "provisioner"))
         report = await _when_the_cluster_has_a_leader(client)
         assert report.created + report.unchanged == EVERYTHING
         assert (await live(client, "ACTIONS"))["num_replicas"] == 3
@@ -247,9 +264,9 @@ async def run_module(keys_dir: Path, url: str, *arguments: str) -> tuple[int | N
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_the_job_prints_what_it_did(server: NatsServer, keys_dir: Path) -> None:
-    code, out, _ = await run_module(keys_dir, server.url)
-    again, repeated, _ = await run_module(keys_dir, server.url)
+async def test_the_job_prints_what_it_did(server: str, keys_dir: Path) -> None:
+    code, out, _ = await run_module(keys_dir, server)
+    again, repeated, _ = await run_module(keys_dir, server)
     assert (code, again) == (0, 0)
     assert out == f"created: {', '.join(EVERYTHING)}\n"
     assert repeated == f"unchanged: {', '.join(EVERYTHING)}\n"

@@ -25,6 +25,13 @@ BECOME_ALMIGHTY = "SET session_replication_role = replica"
 """A superuser who switches the triggers off."""
 LAST_SEQ = 19
 """Rows of ACTIONS in the finished run; a checkpoint stands there."""
+CLAIM = """
+INSERT INTO control.execution
+    (action_id, jti, remit_id, grant_no, attempt, args_digest, claim_id, executor, state, finished_at)
+SELECT action_id, jti, remit_id, grant_no, attempt, args_digest, claim_id, executor, outcome, executed_at
+FROM audit.actions_all WHERE action_id = $1
+"""
+"""What the executor leaves behind for an action that it called."""
 Spoilt = tuple[str, "asyncpg.Connection[asyncpg.Record]"]
 
 
@@ -46,6 +53,7 @@ async def finished_run(directory: Path, keys: Path) -> AsyncGenerator[AuditStage
                         "SELECT receipt_seq IS NOT NULL FROM audit.actions_all WHERE action_id = $1", a
                     )
                 )
+                await stage.database.execute(CLAIM, state.action_id)
             await stage.action("open", "proposed", "evaluated")
             await stage.clients["intake"].request(f"action.{state.action_id}.proposed", b"junk", timeout=5)
             await eventually(lambda: stage.value("SELECT verified_seq FROM audit.cursor"), LAST_SEQ, within_s=20)

@@ -15,7 +15,7 @@ from remit.canonical import canonical, digest
 from remit.evaluation import CompiledAction, CompiledBundle
 from remit.events import ActionRef, Principal, ToolIdentity
 from remit.fold import ActionState
-from remit.ids import action_id, jti
+from remit.ids import action_id, human_subject, jti
 from services.executor.claims import ClaimStore
 from services.executor.decide import Order
 from tests.support import factories as f
@@ -86,7 +86,10 @@ def order_of(tool: ToolEntry | None = None, name: str = "say", key: str = "k", *
             arguments=arguments,
             args_digest=digest(arguments),
             human=f"{f.EMMA.iss}|{f.EMMA.sub}",
+            subject=human_subject(f.EMMA.iss, f.EMMA.sub),
             agent=f.AGENT.id,
+            client_id=f.AGENT.client_id,
+            block_class=f"echo.{name}|",
             expires_at=datetime.now(UTC) + timedelta(seconds=60),
         ),
         **more,

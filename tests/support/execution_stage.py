@@ -18,7 +18,7 @@ from remit.bundle import BundleContent
 from remit.bundle_store import BUNDLE_KEY, encode_bundle
 from remit.canonical import canonical, digest_bytes
 from remit.events import ActionApproved, ActionEvaluated, ActionProposed, ActionStarted, ActionTokenized
-from remit.ids import action_id, jti
+from remit.ids import action_id, human_subject, jti
 from remit.reasons import Verdict
 from remit.runtime.bus import Bus
 from remit.runtime.keys import load_service_keys
@@ -167,7 +167,8 @@ class Stage:
             "args_digest": common["action"].args_digest, "tool_schema_digest": action.schema_digest,
         }  # fmt: skip
         body = {
-            "iss": ISSUER, "sub": "usr_1", "client_id": f.AGENT.client_id, "aud": action.tool.resource,
+            "iss": ISSUER, "sub": human_subject(f.EMMA.iss, f.EMMA.sub), "client_id": f.AGENT.client_id,
+            "aud": action.tool.resource,
             "act": {"iss": ISSUER, "sub": f.AGENT.id, "sub_profile": "ai_agent"}, "scope": SCOPE,
             "iat": now, "nbf": now, "exp": now + lifetime_s, "jti": jti(identity, attempt), "txn": identity,
             "authorization_details": [detail], "cnf": {"jkt": executor.thumbprint},

@@ -64,6 +64,8 @@ class Lab:
     arrivals: Counter[str] = field(default_factory=Counter[str])
     effects: Counter[str] = field(default_factory=Counter[str])
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    says: str = ""
+    """What `ok` answers instead of its own name."""
     url: str = ""
     gone_url: str = ""
 
@@ -86,7 +88,7 @@ class Lab:
             case "off_schema":
                 return JSONResponse({"said": 7})
             case _:
-                return JSONResponse({"said": action})
+                return JSONResponse({"said": self.says or action})
 
     def tools(self) -> dict[str, ToolEntry]:
         """Return the entries of `lab`, which answers, and `gone`, where nobody listens."""

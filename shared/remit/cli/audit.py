@@ -78,7 +78,7 @@ async def _verify(keys: Path, files: list[Path], *, with_stream: bool) -> list[P
 
 
 def _proof_json(proof: Proof) -> dict[str, Any]:
-    first = proof.findings[0] if proof.findings else None
+    first = proof.first
     return plain(
         {
             "stream": proof.stream,
@@ -93,6 +93,7 @@ def _proof_json(proof: Proof) -> dict[str, Any]:
             "awaiting_receipt": proof.awaiting_receipt,
             "checkpoints": proof.checkpoints,
             "anchored_to": proof.anchored_to,
+            "effects": proof.effects,
             "findings": proof.finding_count,
             "first": {"seq": first.seq, "code": first.code, "detail": first.detail} if first else None,
         }
@@ -110,6 +111,7 @@ def _print_proof(proof: Proof) -> None:
         f"awaiting a receipt {proof.awaiting_receipt}"
         if proof.stream == "ACTIONS"
         else None,
+        "effects": _effects(proof),
         "checkpoints": f"{proof.checkpoints} hold",
         "anchored": "not anchored: a cut tail cannot be seen; give --checkpoints or --nats"
         if proof.anchored_to is None
@@ -119,13 +121,21 @@ def _print_proof(proof: Proof) -> None:
     for name, value in facts.items():
         if value is not None:
             out.print(Text.assemble((f"  {name:<18}", "dim"), value))
-    if proof.findings:
-        first = proof.findings[0]
+    if proof.first is not None:
+        first = proof.first
         out.print(Text.assemble(("  first bad row", "bold red"), f"  {first.seq}: {first.code}: {first.detail}"))
-        rows = [[str(f.seq), f.code, f.detail] for f in proof.findings[:SHOWN_FINDINGS]]
+        rows = [[str(f.seq), f.code, f.detail] for f in sorted(proof.findings, key=lambda f: f.rank)[:SHOWN_FINDINGS]]
         table(["row", "finding", "what"], rows)
         if proof.finding_count > SHOWN_FINDINGS:
             out.print(f"  and {proof.finding_count - SHOWN_FINDINGS} more")
+
+
+def _effects(proof: Proof) -> str | None:
+    if proof.stream != "ACTIONS":
+        return None
+    if proof.effects is None:
+        return "not compared: this login may not read the executor's claims; use the role remit_auditor"
+    return f"{proof.effects} outcomes held against the executor's claims"
 
 
 @audit_app.command()

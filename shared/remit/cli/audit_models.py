@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from remit import tables
 from remit.ledger_models import is_shown
+from remit.ledger_uses import Use
 from remit.projection.encoding import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import asyncpg
     from sqlalchemy import Table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CODE = "projection"
 PREFETCH = 500
+_GRANT = "grant {grant_no} of remit {remit_id}"
 CONCEALABLE = ("args", "resource_id")
 """Columns in which the registry may have had values hidden."""
 
@@ -48,22 +50,16 @@ _ACTIONS = _differences(
 _REMITS = _differences("audit.remits", ("remit_id",), _names(tables.remits, "remit_id", "last_action_at"))
 _GRANTS = _differences(
     "audit.grants", ("remit_id", "grant_no"),
-    _names(tables.grants, "remit_id", "grant_no", "used", "last_used_at", "revoked_at"),
+    _names(tables.grants, "remit_id", "grant_no", "used", "last_used_at"),
 )  # fmt: skip
-# A grant's uses are the actions that had an outcome under it.
-_USES = """
-SELECT g.remit_id, g.grant_no, g.used, count(a.action_id) AS outcomes FROM audit.grants AS g
-LEFT JOIN audit.actions_all AS a ON a.remit_id = g.remit_id AND a.grant_no = g.grant_no AND a.executed_at IS NOT NULL
-GROUP BY g.remit_id, g.grant_no, g.used HAVING g.used <> count(a.action_id)
-"""
+_USES = "SELECT remit_id, grant_no, used, last_used_at FROM audit.grants ORDER BY 1, 2"
+_LAST_ACTIONS = "SELECT remit_id, agent_id, last_action_at FROM audit.remits ORDER BY 1"
 
 
-async def compare_actions(connection: Connection, verifier: Verifier, remits: RemitFold, *, at_least: int = 1) -> None:
-    """Compare the actions that are settled so far, once there are enough of them to be worth a query."""
-    settled = verifier.actions.settled
-    if len(settled) < at_least:
-        return
-    verifier.actions.settled = []
+async def compare_actions(
+    connection: Connection, verifier: Verifier, remits: RemitFold, settled: Sequence[ExpectedAction]
+) -> None:
+    """Compare the rows of settled actions."""
     expected = {each.row["action_id"]: each for each in settled}
     rows = [remits.complete(each.row) for each in settled]
     for found in await connection.fetch(_ACTIONS, to_json(rows)):
@@ -96,22 +92,36 @@ async def compare_all_actions(connection: Connection, verifier: Verifier) -> Non
             verifier.note(
                 last_seq, CODE, f"action {row['action_id']}: the column flags is not what its events add up to"
             )
+    await _compare_uses(connection, verifier)
+
+
+async def _compare_uses(connection: Connection, verifier: Verifier) -> None:
+    """Hold what grants and remits say about their use against the outcomes and proposals."""
+    uses = verifier.actions.uses
     for row in await connection.fetch(_USES):
-        told = f"grant {row['grant_no']} of remit {row['remit_id']}: used says {row['used']}, outcomes are {row['outcomes']}"
-        verifier.note(0, CODE, told)
+        use, named = uses.grants.get((row["remit_id"], row["grant_no"]), Use()), _GRANT.format_map(dict[str, Any](row))
+        if row["used"] != use.count:
+            verifier.note(0, CODE, f"{named}: used says {row['used']}, outcomes are {use.count}")
+        if not use.allows(row["last_used_at"]):
+            verifier.note(0, CODE, f"{named}: the column last_used_at is not what its events add up to")
+    for row in await connection.fetch(_LAST_ACTIONS):
+        if uses.proposed.get((row["remit_id"], row["agent_id"])) != row["last_action_at"]:
+            told = f"remit {row['remit_id']}: the column last_action_at is not what its events add up to"
+            verifier.note(0, CODE, told)
 
 
 async def compare_remits(connection: Connection, verifier: Verifier) -> None:
     """Compare remits and their grants."""
     fold = verifier.remits
     await _compare(connection, verifier, _REMITS, fold.remits.values(), "remit {remit_id}")
-    await _compare(connection, verifier, _GRANTS, fold.grants.values(), "grant {grant_no} of remit {remit_id}")
+    await _compare(connection, verifier, _GRANTS, fold.grants.values(), _GRANT)
     for row in await connection.fetch("SELECT remit_id, last_seq FROM audit.remits"):
         if row["remit_id"] not in fold.remits:
             verifier.note(row["last_seq"], CODE, f"remit {row['remit_id']}: it has a row and no events")
     for row in await connection.fetch("SELECT remit_id, grant_no FROM audit.grants"):
         if (row["remit_id"], row["grant_no"]) not in fold.grants:
-            verifier.note(0, CODE, f"grant {row['grant_no']} of remit {row['remit_id']}: it has a row and no events")
+            told = f"{_GRANT.format_map(dict[str, Any](row))}: it has a row and no events"
+            verifier.note(_seq(fold, row["remit_id"]), CODE, told)
 
 
 async def _compare(connection: Connection, verifier: Verifier, query: str, rows: Iterable[Row], name: str) -> None:
@@ -126,9 +136,14 @@ async def _compare(connection: Connection, verifier: Verifier, query: str, rows:
 
 async def _compare_some(connection: Connection, verifier: Verifier, query: str, rows: list[Row], name: str) -> None:
     for found in await connection.fetch(query, to_json(rows)) if rows else []:
-        named = name.format_map(dict[str, Any](found))
+        named, seq = name.format_map(dict[str, Any](found)), _seq(verifier.remits, found["remit_id"])
         if found["is_missing"]:
-            verifier.note(0, CODE, f"{named}: it has events and no row")
+            verifier.note(seq, CODE, f"{named}: it has events and no row")
             continue
         for column in found["differing"]:
-            verifier.note(0, CODE, f"{named}: the column {column} is not what its events add up to")
+            verifier.note(seq, CODE, f"{named}: the column {column} is not what its events add up to")
+
+
+def _seq(fold: RemitFold, remit_id: str) -> int:
+    """Return the row of a remit's last event, or 0 when it has none."""
+    return fold.remits[remit_id]["last_seq"] if remit_id in fold.remits else 0

@@ -6,11 +6,13 @@ The two streams are proved in one snapshot, because the rows of actions borrow f
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from remit.cli.audit_effects import compare_effects, find_untold, may_read_effects
 from remit.cli.audit_models import compare_actions, compare_all_actions, compare_remits
 from remit.cli.output import REFUSED, UNKNOWN, CliError
 from remit.clock import now
@@ -35,11 +37,13 @@ SETTLING = timedelta(seconds=30)
 """What is younger may still be on its way from the stream, or from the file, into the database."""
 STREAMS: tuple[Stream, ...] = ("ACTIONS", "REMITS")
 _LEDGER = f"""
-SELECT stream_seq, subject, body, kid, sig, verify_status, chain_hash, recorded_at, {", ".join(EVENT_COLUMNS)}
+SELECT stream_seq, subject, body, body_sha256, kid, sig, verify_status, chain_hash, recorded_at, {", ".join(EVENT_COLUMNS)}
 FROM audit.audit_event WHERE stream = $1 ORDER BY stream_seq
 """
-_PROGRESS = "SELECT last_seq, chain_head, verified_seq FROM audit.progress WHERE stream = $1"
-_CHECKPOINTS = "SELECT seq, line FROM audit.checkpoint WHERE stream = $1 ORDER BY seq"
+_PROGRESS = "SELECT last_seq, chain_head, verified_seq, verified_at FROM audit.progress WHERE stream = $1"
+_CHECKPOINTS = """
+SELECT stream, seq, chain_head, previous_seq, merkle_root, at, kid, line FROM audit.checkpoint WHERE stream = $1 ORDER BY seq
+"""
 
 
 def ledger_row(row: asyncpg.Record) -> LedgerRow:
@@ -125,7 +129,8 @@ class _StreamProof:
 
     async def run(self, began: datetime, remits: RemitFold | None = None) -> Proof:
         """Verify every row, then the end of the stream, the cursor, and, given remits, the rows of actions."""
-        inside, damaged = await self._kept_checkpoints()
+        inside, broken = await self._kept_checkpoints()
+        effects_known = await may_read_effects(self._connection)
         self.verifier = Verifier(
             self._stream,
             self._trust.keys,
@@ -137,29 +142,44 @@ class _StreamProof:
         async for record in self._connection.cursor(_LEDGER, self._stream, prefetch=PREFETCH):
             row = ledger_row(record)
             self.verifier.add(row)
+            if record["body_sha256"] != hashlib.sha256(row.evidence.body).digest():
+                self.verifier.note(row.seq, "column", "the column body_sha256 is not the digest of the body")
             await copies.compare(row)
             if remits is not None:
-                await compare_actions(self._connection, self.verifier, remits, at_least=PREFETCH)
+                await self._compare(remits, effects_known=effects_known, at_least=PREFETCH)
         await copies.finish(began)
         await self._hold_cursor(inside)
-        for seq in damaged:
-            self.verifier.note(seq, "checkpoint", "the checkpoint kept in the database is not readable")
+        for seq, problem in broken.items():
+            self.verifier.note(seq, "checkpoint", problem)
         proof = self.verifier.finish()
         self._hold_files(inside, began)
         if remits is not None:
-            await compare_actions(self._connection, self.verifier, remits)
+            await self._compare(remits, effects_known=effects_known)
             await compare_all_actions(self._connection, self.verifier)
+        if remits is not None and effects_known:
+            await find_untold(self._connection, self.verifier, settling=SETTLING)
         return proof
 
-    async def _kept_checkpoints(self) -> tuple[list[Checkpoint], list[int]]:
-        """Return the checkpoints of the table, and the sequences of those that cannot be read."""
-        found, damaged = list[Checkpoint](), list[int]()
+    async def _compare(self, remits: RemitFold, *, effects_known: bool, at_least: int = 1) -> None:
+        """Compare the actions that are settled so far, once there are enough of them to be worth a query."""
+        settled = self.verifier.take_settled(at_least)
+        await compare_actions(self._connection, self.verifier, remits, settled)
+        if effects_known:
+            await compare_effects(self._connection, self.verifier, settled)
+
+    async def _kept_checkpoints(self) -> tuple[list[Checkpoint], dict[int, str]]:
+        """Return the checkpoints of the table, and by sequence what is wrong with how they are kept."""
+        found, broken = list[Checkpoint](), dict[int, str]()
         for row in await self._connection.fetch(_CHECKPOINTS, self._stream):
             try:
-                found.append(parse_checkpoint(row["line"]))
+                checkpoint = parse_checkpoint(row["line"])
             except CanonicalError:
-                damaged.append(row["seq"])
-        return found, damaged
+                broken[row["seq"]] = "the checkpoint kept in the database is not readable"
+                continue
+            found.append(checkpoint)
+            if checkpoint.columns() != tuple(row)[:-1]:
+                broken[row["seq"]] = "the columns of the checkpoint kept in the database are not its signed line"
+        return found, broken
 
     def _hold_files(self, inside: list[Checkpoint], began: datetime) -> None:
         kept = {checkpoint.seq for checkpoint in inside}
@@ -179,6 +199,12 @@ class _StreamProof:
                 f"the cursor knows a checkpoint at {cursor['verified_seq']}, the database does not hold it any more"
             )
             self.verifier.note(cursor["verified_seq"], "checkpoint", missing)
+        newest = {checkpoint.seq: checkpoint.at for checkpoint in inside}.get(
+            cursor["verified_seq"], cursor["verified_at"]
+        )
+        if newest != cursor["verified_at"]:
+            told = "the cursor names another time of verification than its checkpoint"
+            self.verifier.note(cursor["verified_seq"], "checkpoint", told)
 
 
 class Copies:

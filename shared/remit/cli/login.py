@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CALLBACK = "/callback"
 WAIT_S = 180.0
 HTTP_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 2.0
+"""One silent connection to the loopback port must not hold up the login behind it."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 PAGE = b"<!doctype html><title>Remit</title><p>You are logged in. You may close this window.</p>"
 
@@ -70,6 +72,7 @@ class _Callback(HTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Callback
+    timeout = REQUEST_TIMEOUT_S
 
     def do_GET(self) -> None:
         """Take the redirect; anything else on this port is answered with 404 and changes nothing."""

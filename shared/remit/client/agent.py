@@ -224,7 +224,7 @@ class Agent:
             )
         except NotConnectedError:
             return
-        notice = None if reply is None else _parse(reply)
+        notice = None if reply is None else self._parse(reply)
         if notice is None:
             return
         if notice.status == "rejected":
@@ -256,17 +256,21 @@ class Agent:
         )
 
     def _on_notice(self, body: bytes) -> None:
-        notice = _parse(body)
+        notice = self._parse(body)
         if notice is not None:
             self._desk.deliver(notice)
 
-
-def _parse(body: bytes) -> Notice | None:
-    try:
-        return Notice.model_validate_json(body)
-    except ValidationError:
-        log.warning("a notice does not fit version 1 of the contract; update the SDK")
-        return None
+    def _parse(self, body: bytes) -> Notice | None:
+        """Return a notice that is meant for this agent; another agent may have its own answers sent here."""
+        try:
+            notice = Notice.model_validate_json(body)
+        except ValidationError:
+            log.warning("a notice does not fit version 1 of the contract; update the SDK")
+            return None
+        if notice.agent != self.name:
+            log.warning("a notice for another agent was sent here and is not believed")
+            return None
+        return notice
 
 
 def _refused_by_broker(reply: bytes) -> str | None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import nats.errors
@@ -99,7 +100,7 @@ class Link:
                 await self._or_failure(self._connect(client))
                 await self._or_failure(self._listen(client))
             if self._failed.done():  # a reconnect in between made a new future
-                raise self._failed.result()
+                raise copy(self._failed.result())
             opened = True
         except (TimeoutError, OSError, nats.errors.Error):
             raise NotConnectedError(self._unreachable()) from None
@@ -152,7 +153,7 @@ class Link:
             raise
         if failed is not None and failed.done():
             await _given_up(task)
-            raise failed.result()
+            raise copy(failed.result())  # one instance raised again and again would gather tracebacks without end
         return task.result()
 
     async def _on_message(self, message: Msg) -> None:

@@ -42,7 +42,12 @@ def event_columns(stream: str, subject: str, recorded: Recorded | None) -> Row:
     if recorded is None:
         return _addressed(stream, subject)
     event = recorded.event
-    row: Row = {"event_id": event.id, "type": event.short, "n": small(event.n), "occurred_at": instant(event.time)}
+    row: Row = {
+        "event_id": clean(event.id),
+        "type": event.short,
+        "n": small(event.n),
+        "occurred_at": instant(event.time),
+    }
     if stream == "REMITS":
         return row | _about_remit(cast("RemitEvent", event)) | {"detail": _remit_detail(cast("RemitEvent", event))}
     return row | _about_action(cast("ActionEvent", event)) | {"detail": _detail(cast("ActionEvent", event))}

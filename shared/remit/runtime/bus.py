@@ -154,10 +154,17 @@ class Bus:
 
     async def consumer_info(self, stream: str, durable: str) -> dict[str, Any] | None:
         """Return the raw answer of `CONSUMER.INFO`, or None when stream or consumer does not exist."""
-        answer = await self._request(f"$JS.API.CONSUMER.INFO.{stream}.{durable}", b"")
+        return await self._info(f"CONSUMER.INFO.{stream}.{durable}")
+
+    async def stream_info(self, stream: str) -> dict[str, Any] | None:
+        """Return the raw answer of `STREAM.INFO`, or None when the stream does not exist."""
+        return await self._info(f"STREAM.INFO.{stream}")
+
+    async def _info(self, what: str) -> dict[str, Any] | None:
+        answer = await self._request(f"$JS.API.{what}", b"")
         error = answer.get("error")
         if error is None:
             return answer
         if error.get("code") == 404:
             return None
-        raise TransientError(f"consumer {durable} of {stream}: {error.get('description')}")
+        raise TransientError(f"{what}: {error.get('description')}")

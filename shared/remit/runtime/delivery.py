@@ -98,6 +98,7 @@ class Engine:
 
     async def _settle(self, msg: Msg, inbound: Inbound, work: RawHandler) -> str:
         try:
+            crash_point(self.service, "a")
             await work(inbound)
             crash_point(self.service, "d")
             await msg.ack_sync(timeout=ACK_TIMEOUT_S)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from remit.envelope import (
     CHAIN_HEADER,
+    KID_HEADER,
     NOT_UNDERSTOOD,
     Recorded,
     Signed,
@@ -27,6 +28,7 @@ from remit.envelope import (
 from remit.errors import EnvelopeError, TransientError
 from remit.fold import ActionState, RemitState, could_follow, junk, may_follow, step
 from remit.runtime.bus import NOT_UNDERSTOOD_PAUSE_S, Bus, ConflictError, NotUnderstoodError, Stored
+from remit.runtime.patience import Patience
 from remit.runtime.remit_ledger import RemitLedger, pause
 from remit.runtime.sealing import (
     CARRIES_CHAIN,
@@ -61,6 +63,7 @@ class Ledger:
         """Bind the connection to the service's own key and to the environment's key file."""
         self._bus, self._trust, self._telemetry = bus, trust, telemetry
         self._sealer = Sealer(signer=signer, tenant=tenant)
+        self._patience = Patience()
         self._remits = RemitLedger(bus=bus, sealer=self._sealer, trust=trust, telemetry=telemetry)
 
     async def read(self, action_id: str) -> ActionState:
@@ -84,10 +87,21 @@ class Ledger:
             recorded = verify(signed, self._trust, seq=stored.seq, stored_at=stored.time)
         except EnvelopeError as error:
             self._telemetry.invalid_events.labels(code=error.code).inc()
-            if error.code in NOT_UNDERSTOOD and could_follow(state.last, event_class(stored.subject)):
+            if error.code in NOT_UNDERSTOOD and self._holds_up(state, stored):
                 raise NotUnderstoodError(str(error), retry_after_s=NOT_UNDERSTOOD_PAUSE_S) from None
             return junk(state, stored.seq)
         return step(state, recorded, stored.seq)[0]
+
+    def _holds_up(self, state: ActionState, stored: Stored) -> bool:
+        """Return whether an event that cannot be read yet may be what comes next.
+
+        Where several services may write the type, one that was taken over could hold up the steps of the others, so an unknown
+        kid is waited for a while only; any other type stands where nobody but its one writer could put it.
+        """
+        key, kind = self._trust.get(stored.headers.get(KID_HEADER, "")), event_class(stored.subject)
+        if not could_follow(state.last, kind, key.service if key else None):
+            return False
+        return key is not None or len(kind.writers) == 1 or not self._patience.is_over(stored.seq)
 
     async def state_at(
         self,
@@ -153,12 +167,14 @@ class Ledger:
         attempt = 0
         while True:
             recorded = self._seal(state, draft)
+            if _holds(state, recorded):
+                return state
             if not may_follow(state.last, cast("ActionEvent", recorded.event)):
                 raise Superseded(state)
             try:
                 return await self._commit(state, recorded, chain=state.chain)
             except Superseded as lost:
-                if any(r.event.id == recorded.event.id for r in lost.state.chain):
+                if _holds(lost.state, recorded):
                     return lost.state
                 if draft.event not in FACTS:
                     raise
@@ -183,7 +199,7 @@ class Ledger:
         attempt = 0
         while True:
             try:
-                ack = await self._bus.append(recorded.signed.subject, recorded.signed.body, headers)
+                ack = await self._sealer.store(self._bus, recorded, headers)
             except ConflictError:
                 return await self._settle(recorded)
             except TransientError:
@@ -233,3 +249,7 @@ class Ledger:
     async def append_remit(self, state: RemitState, draft: Draft) -> RemitState:
         """Append one event of a remit (`RemitLedger.append`)."""
         return await self._remits.append(state, draft)
+
+
+def _holds(state: ActionState, recorded: Recorded) -> bool:
+    return any(r.event.id == recorded.event.id for r in state.chain)

@@ -19,6 +19,21 @@ DOWN = (
     TimeoutError,
 )
 """What a server that is starting, stopping or unreachable makes asyncpg raise."""
+UNWILLING = (
+    *DOWN,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+"""Down, stopping, full, read-only, a deadlock's victim, or the session was ended: nothing is known to be committed, ask again.
+
+`InternalClientError` is how asyncpg reports a statement on a connection that the server is just ending.
+"""
 COMMAND_TIMEOUT_S = 10.0
 
 
@@ -69,7 +84,7 @@ async def answers(pool: asyncpg.Pool[asyncpg.Record]) -> bool:
     try:
         async with asyncio.timeout(5.0):
             await pool.fetchval("select 1")
-    except (*DOWN, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (*UNWILLING, asyncpg.PostgresError) as error:
         log.warning("postgres does not answer", error=type(error).__name__)
         return False
     return True

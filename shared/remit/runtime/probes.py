@@ -1,6 +1,7 @@
-"""Probes: do our consumers exist as provisioned, do messages wait while nothing moves, does Postgres answer.
+"""Probes: do streams and consumers exist as provisioned, do messages wait while nothing moves, does Postgres answer.
 
-A deleted or rewritten consumer makes a pull subscriber spin in silence, so the process ends instead (design, bus section 3).
+A deleted or rewritten consumer makes a pull subscriber spin in silence, and a rewritten stream may drop or accept what it must
+not; so the process ends instead (design, bus section 3).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import structlog
 
 from remit.clock import monotonic
 from remit.errors import TransientError
-from remit.runtime.streams import config_hash, consumer_spec
+from remit.runtime.streams import STREAM_BY_NAME, config_hash, consumer_spec, stream_hash
 from remit.runtime.watchdog import Exit, die
 
 if TYPE_CHECKING:
@@ -43,9 +44,14 @@ class Probes:
         """Remember whom to watch."""
         self._service, self._workers = service, workers
         self._checked_at = 0.0
+        self._streams: tuple[str, ...] = ()
         self._postgres: Callable[[], Awaitable[bool]] | None = None
         self._postgres_ok_at = 0.0
         self.started = False
+
+    def watch_streams(self, *names: str) -> None:
+        """Insist on the configuration of streams too; the service's login must be allowed to read it."""
+        self._streams = names
 
     def watch_postgres(self, answers: Callable[[], Awaitable[bool]]) -> None:
         """Let readiness depend on Postgres too; `answers` is asked every probe."""
@@ -63,7 +69,7 @@ class Probes:
         return missing
 
     async def wait_for_consumers(self) -> None:
-        """Block until every consumer of this service is provisioned as expected, saying what is missing."""
+        """Block until every consumer and watched stream is provisioned as expected, saying what is missing."""
         said: str | None = None
         while True:
             problem = await self._first_problem()
@@ -76,7 +82,7 @@ class Probes:
             await asyncio.sleep(1.0)
 
     async def run(self) -> None:
-        """Probe for ever; a missing or drifted consumer ends the process."""
+        """Probe for ever; what is missing or drifted ends the process."""
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
             await self.probe()
@@ -97,14 +103,27 @@ class Probes:
         await self._probe_postgres()
 
     async def _first_problem(self) -> str | None:
+        try:
+            return await self._stream_problem() or await self._consumer_problem()
+        except TransientError as error:
+            if not self.started:
+                return str(error)
+            raise
+
+    async def _stream_problem(self) -> str | None:
+        for name in self._streams:
+            info = await _answer(f"stream {name}", self._service.bus.stream_info(name))
+            if info is None:
+                return f"stream {name} does not exist"
+            if stream_hash(info["config"]) != stream_hash(STREAM_BY_NAME[name].config()):
+                return f"stream {name} is not configured as provisioned"
+        return None
+
+    async def _consumer_problem(self) -> str | None:
         for consumption in self._service.row.consumes:
             name = f"{consumption.durable} of {consumption.stream}"
-            try:
-                info = await self._service.bus.consumer_info(consumption.stream, consumption.durable)
-            except TransientError as error:
-                if not self.started:
-                    return f"consumer {name}: {error}"
-                raise
+            asked = self._service.bus.consumer_info(consumption.stream, consumption.durable)
+            info = await _answer(f"consumer {name}", asked)
             if info is None:
                 return f"consumer {name} does not exist"
             if config_hash(info["config"]) != consumer_spec(consumption.stream, consumption.durable).hash:
@@ -121,6 +140,13 @@ class Probes:
     async def _probe_postgres(self) -> None:
         if self._postgres is not None and await self._postgres():
             self._postgres_ok_at = monotonic()
+
+
+async def _answer(about: str, asked: Awaitable[dict[str, Any] | None]) -> dict[str, Any] | None:
+    try:
+        return await asked
+    except TransientError as error:
+        raise TransientError(f"{about}: {error}") from None
 
 
 def waits_for_us(info: Mapping[str, Any], *, in_flight: int) -> bool:

@@ -132,7 +132,7 @@ class RemitLedger:
         self._known.pop(state.remit_id, None)
         while True:
             try:
-                ack = await self._bus.append(recorded.signed.subject, recorded.signed.body, headers)
+                ack = await self._sealer.store(self._bus, recorded, headers)
             except ConflictError:
                 ack = None
             except TransientError:

@@ -21,6 +21,7 @@ from remit.events import (
     subject_of,
 )
 from remit.ids import event_id
+from remit.runtime.crash import crash_point
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from remit.fold import ActionState, RemitState
+    from remit.runtime.bus import Appended, Bus
 
 FACTS: frozenset[type[Event]] = frozenset({ActionExecuted, RemitExhaustedEvent})
 """True whatever the race; everything else is a decision."""
@@ -139,6 +141,18 @@ class Sealer:
         if size > MAX_EVENT_BYTES:
             raise OversizeError(f"event on {recorded.signed.subject} has {size} bytes, limit {MAX_EVENT_BYTES}")
         return headers
+
+    async def store(self, bus: Bus, recorded: Recorded, headers: dict[str, str]) -> Appended:
+        """Append what was sealed, between crash points b (decided, not published) and c (stored, not known here).
+
+        Raises:
+            RemitError: as `Bus.append`.
+
+        """
+        crash_point(self.signer.service, "b")
+        stored = await bus.append(recorded.signed.subject, recorded.signed.body, headers)
+        crash_point(self.signer.service, "c")
+        return stored
 
 
 def wire_size(body: bytes, headers: Mapping[str, str]) -> int:

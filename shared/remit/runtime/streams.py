@@ -29,6 +29,11 @@ AGENT_QUOTA = 256
 the acknowledgement: `{"error": {"code": 503, "err_code": 10077, "description": "maximum messages per subject exceeded"}}`.
 Nothing was stored: back off and propose again with the same idempotency key."""
 
+TAKES_ALL = frozenset({"intake", "audit", "audit_rebuild"})
+"""Durables of a whole stream; they have no filter. What a service lets the broker deliver to a stream's own subject is stored
+there under the subject it had before (bus section 9, `MSG.NEXT`): a filter would hide that from the projector, for whom a hidden
+sequence is a lost one, and leave it in INTAKE for ever."""
+
 EXTRAS_OFF: dict[str, bool] = {
     "allow_rollup_hdrs": False,
     "allow_direct": False,
@@ -111,6 +116,17 @@ class StreamSpec:
         }
 
 
+PLAIN: dict[str, Any] = {
+    "backoff": [],
+    "inactive_threshold": 0,
+    "headers_only": False,
+    "mem_storage": False,
+    "rate_limit_bps": 0,
+    "priority_groups": [],
+}
+"""What no durable has; spelled out, so that provisioning takes it away again from one that was given it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerSpec:
     """One durable pull consumer with explicit acks; retries and giving up are the service's code, not the server's."""
@@ -122,7 +138,6 @@ class ConsumerSpec:
 
     def config(self, sizing: Sizing = EMBEDDED) -> dict[str, Any]:
         """Return the configuration for `$JS.API.CONSUMER.CREATE`; durations in nanoseconds."""
-        single = len(self.subjects) == 1
         return {
             "name": self.durable,
             "durable_name": self.durable,
@@ -133,8 +148,15 @@ class ConsumerSpec:
             "max_deliver": -1,
             "max_ack_pending": self.max_ack_pending,
             "num_replicas": sizing.replicas,
-            **({"filter_subject": self.subjects[0]} if single else {"filter_subjects": list(self.subjects)}),
+            **PLAIN,
+            **self._filter(),
         }
+
+    def _filter(self) -> dict[str, Any]:
+        if self.durable in TAKES_ALL:
+            return {}
+        single = len(self.subjects) == 1
+        return {"filter_subject": self.subjects[0]} if single else {"filter_subjects": list(self.subjects)}
 
     @property
     def hash(self) -> str:
@@ -152,7 +174,15 @@ TRUTH: dict[str, Any] = {
     "deny_purge": True,
 }
 STREAMS: tuple[StreamSpec, ...] = (
-    StreamSpec(name="INTAKE", subjects=("in.propose.*",), retention="workqueue", per_agent_quota=True),
+    # A purged proposal would be gone without an answer to its agent; handled ones leave by their acknowledgement.
+    StreamSpec(
+        name="INTAKE",
+        subjects=("in.propose.*",),
+        retention="workqueue",
+        per_agent_quota=True,
+        deny_delete=True,
+        deny_purge=True,
+    ),
     StreamSpec(name="ACTIONS", subjects=("action.*.*",), **TRUTH),
     StreamSpec(name="REMITS", subjects=("remit.*.*",), **TRUTH),
     StreamSpec(
@@ -179,6 +209,7 @@ STREAMS: tuple[StreamSpec, ...] = (
         max_msgs_per_subject=64,
         max_msg_size=256 * KIB,
         deny_delete=True,
+        deny_purge=True,
     ),
 )
 CONSUMERS: tuple[ConsumerSpec, ...] = tuple(
@@ -191,13 +222,16 @@ CONSUMERS: tuple[ConsumerSpec, ...] = tuple(
     for service in PIPELINE
     for row in service.consumes
 )
-REBUILD = ConsumerSpec(
-    stream="ACTIONS",
-    durable="audit_rebuild",
-    subjects=("action.>",),
-    max_ack_pending=PROJECTOR_ACK_PENDING,
+REBUILD: tuple[ConsumerSpec, ...] = tuple(
+    ConsumerSpec(
+        stream=stream,
+        durable="audit_rebuild",
+        subjects=(subjects,),
+        max_ack_pending=PROJECTOR_ACK_PENDING,
+    )
+    for stream, subjects in (("ACTIONS", "action.>"), ("REMITS", "remit.>"))
 )
-"""Reads ACTIONS again from sequence 1 under the operator's key; made on demand only (design, bus section 8)."""
+"""Read both chained streams again from sequence 1 under the operator's key; made on demand only (design, bus section 8)."""
 STREAM_BY_NAME: dict[str, StreamSpec] = {stream.name: stream for stream in STREAMS}
 
 
@@ -208,7 +242,7 @@ def consumer_spec(stream: str, durable: str) -> ConsumerSpec:
         KeyError: the table has no such consumer.
 
     """
-    for spec in (*CONSUMERS, REBUILD):
+    for spec in (*CONSUMERS, *REBUILD):
         if (spec.stream, spec.durable) == (stream, durable):
             return spec
     raise KeyError(f"{stream}/{durable} is not in the table of consumers")
@@ -222,13 +256,8 @@ _CONSUMER_KEYS: dict[str, Any] = {
     "ack_wait": 30_000_000_000,
     "max_deliver": -1,
     "max_ack_pending": 1_000,
-    "backoff": [],
-    "inactive_threshold": 0,
     "deliver_subject": "",
-    "headers_only": False,
-    "mem_storage": False,
-    "rate_limit_bps": 0,
-    "priority_groups": [],
+    **PLAIN,
 }
 """What a service depends on, each with what the server means when it leaves the key out. `num_replicas` and a pause differ
 by deployment and by hour; neither changes what is delivered."""

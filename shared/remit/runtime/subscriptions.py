@@ -44,9 +44,9 @@ def build_broker(
     closed_cb: Callable[[], Awaitable[None]],
 ) -> NatsBroker:
     """Return a broker that never gives up reconnecting and reports everything to the callbacks."""
-    context = _tls_context(settings)
+    context = tls_context(settings)
     return NatsBroker(
-        settings.nats_url,
+        settings.nats_url.split(","),
         name=settings.replica or service,
         security=NatsNKey.from_seed(
             nkey_seed, ssl_context=context, use_ssl=context is not None, tls_handshake_first=context is not None
@@ -65,7 +65,13 @@ def build_broker(
     )
 
 
-def _tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
+def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
+    """Return the client context for mutual TLS, or None where no certificate authority is named.
+
+    Raises:
+        ConfigurationError: the authority is named, the client's own certificate is not.
+
+    """
     if settings.tls_ca_file is None:
         return None
     if settings.tls_cert_file is None or settings.tls_key_file is None:

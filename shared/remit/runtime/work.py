@@ -13,7 +13,6 @@ import structlog
 
 from remit.envelope import CHAIN_HEADER, Recorded, signed_from, verify
 from remit.errors import PermanentError, TransientError
-from remit.runtime.crash import crash_point
 from remit.runtime.inbound import Inbound
 from remit.runtime.ledger import Draft, Ledger, Superseded
 
@@ -83,7 +82,6 @@ class ActionWork:
         )
         if state is None:
             raise RejectedError("chain", f"event {inbound.subject} at {inbound.seq} is not in its action's chain")
-        crash_point(self.service, "a")
         if inbound.delivered >= MAX_DELIVERIES:
             if await self._end(state, signed.body):
                 raise _exhausted(inbound)
@@ -101,14 +99,12 @@ class ActionWork:
             draft = await self.handler(state)
             if draft is None:
                 return
-            crash_point(self.service, "b")
             try:
                 await self.ledger.append(state, draft)
             except Superseded as lost:
                 self.telemetry.superseded.inc()
                 state = lost.state
             else:
-                crash_point(self.service, "c")
                 return
         raise TransientError(f"action {state.action_id} kept moving; decided {MAX_REDECISIONS} times")
 

@@ -8,7 +8,7 @@ import pytest
 
 from remit.events import ActionApprovalRequested, ActionApproved, ActionRefused
 from remit.reasons import Reason, Stage, Verdict
-from services.approval.decide import Facts, block_class, decide_evaluated, shown_digest
+from services.approval.decide import Facts, decide_evaluated, shown_digest
 from tests.support.factories import AGENT, COMMON, EVALUATED, NOW, PROPOSED, TOOL, Principal, action_until
 from tests.unit.approval.people import LIMITS, NOTHING, drafted, evaluated, requested
 
@@ -89,5 +89,5 @@ def test_nothing_follows_a_denial_or_an_action_that_moved_on() -> None:
 
 def test_a_block_covers_the_operation_on_one_resource() -> None:
     action = COMMON["action"]
-    assert block_class(action) == "bank.send_money|UK12345678901234567890"
-    assert block_class(action.model_copy(update={"resource_id": None})) == "bank.send_money|"
+    assert action.block_class == "bank.send_money|UK12345678901234567890"
+    assert action.model_copy(update={"resource_id": None}).block_class == "bank.send_money|"

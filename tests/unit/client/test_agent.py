@@ -58,7 +58,8 @@ class Script:
 
 
 def notice(status: str, **more: Any) -> bytes:
-    found = Notice.model_validate({"status": status, "action_id": ACTION, "event_id": "e", **more})
+    told = {"status": status, "agent": "bookkeeper", "action_id": ACTION, "event_id": "e"}
+    found = Notice.model_validate({**told, **more})
     return found.model_dump_json(exclude_none=True).encode()
 
 
@@ -201,6 +202,13 @@ async def test_notice_of_a_newer_contract_is_passed_over(agent: Agent, caplog: p
     agent._on_notice(json.dumps({"v": 2, "status": "succeeded", "secret": "value"}).encode())
     assert "update the SDK" in caplog.text
     assert "value" not in caplog.text
+
+
+@pytest.mark.parametrize("named", [None, "a1", "Bookkeeper"])
+async def test_notice_that_names_nobody_or_another_agent_is_not_believed(agent: Agent, named: str | None) -> None:
+    script = Script(agent, [STORED], [notice("succeeded", agent=named, outcome=Outcome.SUCCEEDED)])
+    script.after = lambda sent: sent.tell("succeeded", agent=named, outcome=Outcome.SUCCEEDED)
+    assert isinstance(await agent.propose("bank.read", {}, remit=REMIT, wait=0.05), Pending)
 
 
 async def test_calls_without_a_key_are_different_calls(agent: Agent) -> None:

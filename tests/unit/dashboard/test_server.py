@@ -167,3 +167,18 @@ def test_the_live_signal_has_a_bounded_number_of_listeners(tmp_path: Path) -> No
     headers = {"origin": "http://localhost:8501"}
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/api/ws", headers=headers):
         pass
+
+
+def test_the_client_secret_may_lie_in_a_file_and_must_lie_somewhere(tmp_path: Path) -> None:
+    file = tmp_path / "oidc-client.secret"
+    file.write_text("from-a-file\n")
+    assert settings(tmp_path).client_secret == "client-secret"
+    assert settings(tmp_path, oidc_client_secret=None, oidc_client_secret_file=file).client_secret == "from-a-file"
+    with pytest.raises(ConfigurationError, match="OIDC_CLIENT_SECRET_FILE"):
+        _ = settings(tmp_path, oidc_client_secret=None).client_secret
+
+
+def test_the_bus_is_plain_or_under_mutual_tls(tmp_path: Path) -> None:
+    assert settings(tmp_path).tls() is None
+    with pytest.raises(ConfigurationError, match="REMIT_TLS_CERT_FILE"):
+        settings(tmp_path, REMIT_TLS_CA_FILE=__file__).tls()

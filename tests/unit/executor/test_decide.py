@@ -10,7 +10,7 @@ import pytest
 
 from remit.canonical import digest
 from remit.events import ActionApproved, ActionRef
-from remit.ids import jti
+from remit.ids import human_subject, jti
 from remit.reasons import Reason, Stage
 from remit.verify import VerifiedToken
 from services.executor import decide
@@ -104,8 +104,8 @@ def token(**more: Any) -> VerifiedToken:
     wanted = order()
     fields: dict[str, Any] = {
         "issuer": "https://remit.example",
-        "subject": "usr_1",
-        "client_id": "https://agents.example/bookkeeper",
+        "subject": wanted.subject,
+        "client_id": wanted.client_id,
         "agent": wanted.agent,
         "audience": TOOL.resource,
         "jti": wanted.jti,
@@ -130,6 +130,8 @@ def test_a_token_for_this_call_fits() -> None:
 TOKENS: list[tuple[dict[str, Any], Reason]] = [
     ({"txn": "0" * 32}, Reason.TOKEN_INVALID),
     ({"jti": jti("x", 1)}, Reason.TOKEN_INVALID),
+    ({"subject": human_subject(f.DANA.iss, f.DANA.sub)}, Reason.TOKEN_INVALID),
+    ({"client_id": "https://agents.example/other"}, Reason.TOKEN_INVALID),
     ({"agent": "spiffe://other"}, Reason.TOKEN_INVALID),
     ({"expires_at": 1}, Reason.TOKEN_INVALID),
     ({"tool": "bank"}, Reason.TOKEN_INVALID),

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remit.redaction import MARK, MAX_DEPTH, parse_pointer, pointer, redact, redact_text
+from remit.redaction import MAX_DEPTH, parse_pointer, pointer, redact, redact_text
 from remit.redaction_names import is_secret_member
+from remit.redaction_text import MARK
 
 JWT = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJ4In0.c2lnbmF0dXJl"
 

@@ -133,7 +133,6 @@ class Door:
             publish=self.publish,
             dead_letter=self.dead_letter,
             alarm=self.alarms.append,
-            crash=lambda _: None,
             monotonic=lambda: self.now,
         )
 

@@ -9,13 +9,14 @@ import pytest
 
 from remit.canonical import b64url
 from remit.envelope import Recorded, Signed, pack_chain
-from remit.events import ActionEvaluated, ActionProposed
-from remit.fold import ActionState
+from remit.events import ActionEvaluated, ActionProposed, ActionRefused
+from remit.fold import ActionState, could_follow
+from remit.runtime import patience
 from remit.runtime.bus import NotUnderstoodError, parse_headers
 from remit.runtime.ledger import Draft, Ledger, OversizeError
 from remit.runtime.telemetry import Telemetry
 from tests.support import factories
-from tests.support.factories import ACTION_ID, SIGNERS, TRUST, action_until
+from tests.support.factories import ACTION_ID, APPROVED_PATH, SIGNERS, TRUST, action_until, grow
 from tests.unit.runtime.memory_bus import MemoryBus
 
 EVALUATED_SUBJECT = f"action.{ACTION_ID}.evaluated"
@@ -109,3 +110,42 @@ async def test_large_predecessors_stay_out_of_the_message() -> None:
 def test_invalid_byte_in_a_header_costs_that_header_only() -> None:
     found = parse_headers(b"NATS/1.0\r\nRemit-Kid: a\r\nX: \xff\r\nRemit-Kid: b\r\n\r\n")
     assert (found["Remit-Kid"], found["X"]) == ("a", "\ufffd")
+
+
+async def test_refusal_by_an_unknown_kid_holds_the_action_up_for_a_while_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([0.0, 0.0, 0.0, patience.PATIENCE_S - 1, 0.0, patience.PATIENCE_S])
+    monkeypatch.setattr(patience, "monotonic", lambda: next(times))
+    bus = stream("proposed", "evaluated", "approval_requested")
+    bus.put(unknown_kid(grow(action_until("proposed", "evaluated", "approval_requested"), "action.refused").chain[-1]))
+    reading = ledger(bus)
+    for _ in range(2):
+        with pytest.raises(NotUnderstoodError):
+            await reading.read(ACTION_ID)
+    state = await reading.read(ACTION_ID)
+    assert (len(state.chain), state.last_seq) == (3, 4)
+
+
+async def test_revocation_of_an_action_by_an_unknown_kid_is_waited_for_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    bus = stream("proposed", "evaluated")
+    bus.put(unknown_kid(grow(action_until("proposed", "evaluated"), "action.revoked").chain[-1]))
+    with pytest.raises(NotUnderstoodError):
+        await ledger(bus).read(ACTION_ID)
+
+
+def test_known_writer_holds_up_its_own_step_only() -> None:
+    asked, approved = action_until("proposed", "evaluated", "approval_requested"), action_until(*APPROVED_PATH)
+    held = {
+        (writer, step.last.short): could_follow(step.last, ActionRefused, writer)
+        for writer in ActionRefused.writers
+        for step in (asked, approved)
+        if step.last is not None
+    }
+    assert {pair for pair, holds in held.items() if holds} == {
+        ("approval", "approval_requested"),
+        ("tokens", "approved"),
+    }

@@ -14,7 +14,7 @@ from remit.pipeline import BY_NAME, ServiceRow
 from remit.runtime import probes as under_test
 from remit.runtime.bus import Bus
 from remit.runtime.probes import Probes, waits_for_us
-from remit.runtime.streams import consumer_spec
+from remit.runtime.streams import STREAM_BY_NAME, consumer_spec
 from remit.runtime.watchdog import Exit, Vitals
 
 CONFIG = consumer_spec("ACTIONS", "policy").config()
@@ -65,6 +65,9 @@ class FakeBus(Bus):
         if isinstance(answer, Exception):
             raise answer
         return None if answer is None else {**answer, "config": consumer_spec(stream, durable).config()}
+
+    async def stream_info(self, stream: str) -> dict[str, Any] | None:
+        return self.answers.get(stream, {"config": STREAM_BY_NAME[stream].config()})
 
 
 @dataclass
@@ -123,6 +126,22 @@ async def test_missing_or_drifted_consumer_ends_the_process(watched: Watched, mo
     monkeypatch.setattr(under_test, "die", lambda code, _: ended.append(code))
     watched.fake.answers["results"] = None
     await probes_of(watched).probe()
+    assert ended == [Exit.CONSUMER_DRIFT]
+
+
+@pytest.mark.parametrize("change", [None, {"discard": "old"}, {"max_age": 1}, {"allow_direct": True}])
+async def test_a_watched_stream_that_is_missing_or_drifted_ends_the_process(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any] | None
+) -> None:
+    ended: list[Exit] = []
+    monkeypatch.setattr(under_test, "die", lambda code, _: ended.append(code))
+    probes = probes_of(watched)
+    probes.watch_streams("ACTIONS", "REMITS")
+    await probes.probe()
+    assert ended == []
+    config = STREAM_BY_NAME["REMITS"].config()
+    watched.fake.answers["REMITS"] = None if change is None else {"config": {**config, **change}}
+    await probes.probe()
     assert ended == [Exit.CONSUMER_DRIFT]
 
 

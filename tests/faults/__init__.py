@@ -1,0 +1,1 @@
+"""Proof under faults: `python -m tests.faults --help`."""

@@ -1,0 +1,1 @@
+"""Rigs: each breaks one thing in one way, is usable alone, and cleans up after itself."""

@@ -1,0 +1,1 @@
+"""The fault matrix, one function a row."""
