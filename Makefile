@@ -10,11 +10,11 @@ export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON := $(PYTHON)
 export UV_NO_PROGRESS := 1
 
-.PHONY: help setup check lint types format test unit demo bench faults crashes soak model contract wheel clean
+.PHONY: help setup check lint types format test unit demo bench faults crashes soak model smoke contract wheel clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
-	@echo; echo 'Settings: NATS_URL and DATABASE_URL name servers of your own; ONCE=1 lets the demo end; SCALE="policy=3 executor=2"'
+	@echo; echo 'Settings: REMIT_TEST_LANE=given|containers|embedded; NATS_URL and DATABASE_URL name servers of your own; ONCE=1 lets the demo end; SCALE="policy=3 executor=2"'
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit("Remit needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -54,8 +54,8 @@ demo: setup ## The whole pipeline at work on recorded tasks; stays up until Ctrl
 bench: setup ## Throughput and latency against a bare nats-py chain in the same run
 	@$(RUN) -m tests.bench
 
-faults: setup ## Break things and check every invariant (ROWS=release|quick|all|1,5,8-10 SEED=n RUNS=n; as root: all rigs)
-	@exec $(RUN) -m tests.faults --rows "$(or $(ROWS),release)" --seed $(or $(SEED),1) --runs $(or $(RUNS),1)
+faults: setup ## Break things and check every invariant (ROWS=release|quick|all|1,5,8-10 SEED=n RUNS=n JOBS=n)
+	@exec $(RUN) -m tests.faults --rows "$(or $(ROWS),release)" --seed $(or $(SEED),1) --runs $(or $(RUNS),1) --jobs $(or $(JOBS),1)
 
 crashes: setup ## Thousands of seeded crash runs (RUNS=10000 SEED=n WORLDS=n)
 	@exec $(RUN) -m tests.faults.crashes --runs $(or $(RUNS),200) --seed $(or $(SEED),1) --worlds $(or $(WORLDS),2)
@@ -65,6 +65,9 @@ soak: setup ## A random mix of crashes, pauses and server failures (MINUTES=60 S
 
 model: setup ## Explore the executor's protocol exhaustively, with the variants that were rejected
 	@exec $(RUN) -m services.executor.model
+
+smoke: setup ## The compose stack for real: one action, a node killed, audit verified (needs Docker)
+	@infra/docker/smoke.sh
 
 contract: setup ## Write the JSON Schemas and the AsyncAPI document anew after a change of the contract
 	@$(RUN) -m tests.contract.generate

@@ -65,6 +65,56 @@ async def run(chosen: list[Row], options: argparse.Namespace) -> Tally:
     return tally
 
 
+async def run_apart(chosen: list[Row], options: argparse.Namespace) -> Tally:
+    """Run rows in processes of their own, several at a time; each prints as it goes, and its result is added up."""
+    tally, places = Tally(), asyncio.Semaphore(options.jobs)
+
+    async def one(number: int) -> None:
+        command = (
+            "-m",
+            "tests.faults",
+            "--rows",
+            str(number),
+            "--seed",
+            str(options.seed),
+            "--runs",
+            str(options.runs),
+        )
+        async with places:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            )
+            try:
+                await _follow(process, number, tally)
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                    await process.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for number in dict.fromkeys(row.number for row in chosen):
+            group.create_task(one(number))
+    return tally
+
+
+async def _follow(process: asyncio.subprocess.Process, number: int, tally: Tally) -> None:
+    assert process.stdout is not None
+    figures: dict[str, int] | None = None
+    async for raw in process.stdout:
+        line = raw.decode(errors="replace").rstrip()
+        if line.startswith("RESULT faults "):
+            figures = json.loads(line.removeprefix("RESULT faults "))
+        elif line.startswith("VIOLATION "):
+            tally.violations.append(line.removeprefix("VIOLATION "))
+        else:
+            say(line if line.startswith("row ") else f"row {number}: | {line}")
+    await process.wait()
+    if figures is None:
+        tally.violations.append(f"row {number}: ended with {process.returncode} and without a result")
+    else:
+        tally.add_figures(figures)
+
+
 def parsed() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Return the parser and what it found."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
@@ -73,6 +123,7 @@ def parsed() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         "--seed", type=int, default=1, help="first seed (default 1); the same seed makes the same choices"
     )
     parser.add_argument("--runs", type=int, default=1, help="seeds per row, counted up from the first")
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time, each in a process of its own (default 1)")
     parser.add_argument("--keep", action="store_true", help="keep the directory of every run")
     parser.add_argument("--list", action="store_true", help="list the rows and end")
     return parser, parser.parse_args()
@@ -88,7 +139,8 @@ def listed(rows: dict[int, list[Row]]) -> None:
 def main() -> int:
     """Parse, run, print the result."""
     parser, options = parsed()
-    logging.getLogger("nats").setLevel(logging.CRITICAL)  # a broker that is killed on purpose is no news
+    for library in ("nats", "asyncpg"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # a server that is killed on purpose is no news
     rows = all_rows()
     if options.list:
         listed(rows)
@@ -100,7 +152,7 @@ def main() -> int:
     began = monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us, our servers stop too
     try:
-        tally = asyncio.run(run(chosen, options))
+        tally = asyncio.run(run(chosen, options) if options.jobs == 1 else run_apart(chosen, options))
     except KeyboardInterrupt:
         say("stopped; nothing is claimed")
         return 130

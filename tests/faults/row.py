@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SETTLE_S = 60.0
+FIGURES = ("runs", "actions", "effects", "crashes", "unknown", "duplicates", "lost", "unrecorded")
 USUAL = Options()
 
 
@@ -62,8 +63,12 @@ class Tally:
 
     def figures(self) -> dict[str, int]:
         """Return what the result line says, without the time."""
-        names = ("runs", "actions", "effects", "crashes", "unknown", "duplicates", "lost", "unrecorded")
-        return {**{name: getattr(self, name) for name in names}, "invariant_violations": len(self.violations)}
+        return {**{name: getattr(self, name) for name in FIGURES}, "invariant_violations": len(self.violations)}
+
+    def add_figures(self, figures: dict[str, int]) -> None:
+        """Add what another process's result line says; its violations come line by line."""
+        for name in FIGURES:
+            setattr(self, name, getattr(self, name) + figures[name])
 
 
 @dataclass(slots=True)

@@ -209,7 +209,7 @@ async def cut_often(trial: Trial, world: World, proxy: TcpProxy, doubt: Doubt, w
         cut = proxy.arm(doubt.text, when, trial.random.randint(1, 3))
         began = monotonic()
         while not cut.done.is_set() and monotonic() - began < 15:
-            await world.workload.propose(PER_CUT, mix=("pay", "send", "set"))
+            await world.workload.propose(PER_CUT, mix=("pay", "send", "set"), spread_s=PACE_S)
         struck += cut.done.is_set()
         trial.tally.crashes += cut.done.is_set()
     proxy.disarm()
