@@ -1,11 +1,13 @@
 """A service that cannot work must die: a thread reads time stamps that the event loop writes, and exits the process.
 
-A thread, because the loop itself may be starved. Exit codes: 70 not connected, 71 loop starved, 72 consumer missing or
-drifted, 73 messages pending but nothing handled, 74 permissions violation. Source: design, bus section 3.
+A thread, because the loop itself may be starved. A call into native code that keeps the interpreter's lock starves the thread
+too, so a timer of the interpreter's own stands behind it. Exit codes: 70 not connected, 71 loop starved, 72 consumer missing or
+drifted, 73 messages pending but nothing handled, 74 permissions violation, 1 interpreter held. Source: design, bus section 3.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import threading
@@ -16,6 +18,8 @@ from enum import IntEnum
 LOOP_LIMIT_S = 20.0
 CONNECTION_LIMIT_S = 30.0
 PROGRESS_LIMIT_S = 60.0
+HELD_LIMIT_S = 45.0
+"""Longest time that this thread may get no turn; a host that stood still that long starts anew as well."""
 GRACE_LIMIT_S = 45.0
 """Longest graceful stop before the process is ended hard; above every `graceful_timeout_s` default."""
 
@@ -74,16 +78,18 @@ class Vitals:
 class Watchdog(threading.Thread):
     """Reads the vitals each second."""
 
-    def __init__(self, vitals: Vitals) -> None:
+    def __init__(self, vitals: Vitals, *, held_limit_s: float = HELD_LIMIT_S) -> None:
         """Prepare a daemon thread; it never keeps the process alive by itself."""
         super().__init__(name="watchdog", daemon=True)
-        self._vitals = vitals
+        self._vitals, self._held_limit_s = vitals, held_limit_s
 
     def run(self) -> None:
         """Look once a second until the run or the process ends."""
         while True:
+            faulthandler.dump_traceback_later(self._held_limit_s, exit=True, file=sys.__stderr__ or sys.stderr)
             time.sleep(1.0)
             if self._vitals.ended:
+                faulthandler.cancel_dump_traceback_later()
                 return
             verdict = judge(self._vitals, time.monotonic())
             if verdict is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from remit.runtime.watchdog import (
@@ -80,3 +83,19 @@ def test_work_beside_the_engine_counts_for_every_durable() -> None:
     made = vitals(progress_at=NOW - 1)
     made.flows["ACTIONS/audit"] = starving(NOW - 3_600)
     assert code(made) is None
+
+
+HELD = """
+import re
+from remit.runtime.watchdog import Vitals, Watchdog
+
+Watchdog(Vitals(), held_limit_s=2.0).start()
+re.match("(a+)+$", "a" * 60 + "b")
+"""
+
+
+def test_native_code_that_never_returns_ends_the_process_and_says_where() -> None:
+    ended = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "Timeout (0:00:02)!" in ended.stderr
+    assert 'File "<string>", line 6' in ended.stderr
