@@ -16,14 +16,20 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from remit.clock import monotonic
 from tests.faults.matrix import all_rows, choose, unmet
 from tests.faults.row import Tally, Trial
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from tests.faults.row import Row
+
+Result = TypeVar("Result")
+STOPPED = 130
+"""Exit code shells report after Ctrl-C."""
 
 
 def say(text: str) -> None:
@@ -115,6 +121,23 @@ async def _follow(process: asyncio.subprocess.Process, number: int, tally: Tally
         tally.add_figures(figures)
 
 
+def until_stopped(work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Run to the end; on SIGINT or SIGTERM everything that was started is stopped in good order, and None comes back."""
+
+    async def watched() -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        say("stopped; nothing is claimed")
+        return None
+
+
 def parsed() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """Return the parser and what it found."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
@@ -150,12 +173,9 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     began = monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us, our servers stop too
-    try:
-        tally = asyncio.run(run(chosen, options) if options.jobs == 1 else run_apart(chosen, options))
-    except KeyboardInterrupt:
-        say("stopped; nothing is claimed")
-        return 130
+    tally = until_stopped(run(chosen, options) if options.jobs == 1 else run_apart(chosen, options))
+    if tally is None:
+        return STOPPED
     figures = {"rows": len({row.number for row in chosen}), **tally.figures(), "seconds": round(monotonic() - began)}
     return concluded("faults", figures, tally)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remit.clock import monotonic
-from tests.faults.__main__ import concluded, say
+from tests.faults.__main__ import STOPPED, concluded, say, until_stopped
 from tests.faults.evidence import gather
 from tests.faults.invariants import judge
 from tests.faults.row import Tally
@@ -236,12 +236,9 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="keep the directory of every world")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us, our servers stop too
-    try:
-        campaign = asyncio.run(run(options))
-    except KeyboardInterrupt:
-        say("stopped; nothing is claimed")
-        return 130
+    campaign = until_stopped(run(options))
+    if campaign is None:
+        return STOPPED
     say("crashes by point: " + ", ".join(f"{name} {count}" for name, count in sorted(campaign.points.items())))
     figures = {"first_seed": options.seed, **campaign.tally.figures(), "seconds": round(monotonic() - campaign.began)}
     return concluded("soak" if options.servers else "crashes", figures, campaign.tally)

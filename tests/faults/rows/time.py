@@ -28,7 +28,7 @@ JUDGES = ("tokens", "approval", "executor")
 """Whose clocks go wrong: they make tokens, deadlines and decisions about both."""
 WRONG_S = 600.0
 SHORT_LIFE_S = 12.0
-ASKED_FOR_S = 8.0
+ASKED_FOR_S = 12.0
 """How long people have in row 21, by approval's own setting."""
 PATIENCE_S = 45.0
 """The same in row 30: long enough to be restarted within, short enough to be waited for."""
@@ -65,7 +65,7 @@ async def wrong_clocks(trial: Trial) -> None:
         async with at_work(world.workload.run(PACE_S), on_remit(world, short)):
             await eventually(lambda: world.admin.fetchval(OPEN, _ids(late)), len(late), within_s=20)
             set_all(clocks, -WRONG_S)
-            await asyncio.sleep(max(0.0, (ends - now()).total_seconds()) + 6)
+            await asyncio.sleep(max(0.0, (ends - now()).total_seconds()) + 9)
             trial.say("all clocks ten minutes behind; remit and deadlines have passed by the servers' time")
             world.workload.remits.append(unanswered)  # Dana agrees from now on
             await asyncio.sleep(2)
