@@ -31,7 +31,6 @@ from infra.nats.snapshot import BackupError, Saved
 from infra.provision import ProvisionSettings
 from remit.clock import monotonic, now
 from remit.errors import RemitError
-from remit.runtime.streams import STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -45,8 +44,6 @@ PROGRESS_EVERY_S = 1.0
 READ_BYTES = 2**20
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 """Exit codes; 130 is what a shell reports for Ctrl-C."""
-
-assert set(ORDER) == {stream.name for stream in STREAMS}
 
 
 class Progress:
@@ -70,9 +67,7 @@ async def save(client: Client, directory: Path, say: Callable[[str], object]) ->
         BackupError: the directory is in use, a stream is missing, or a snapshot broke off.
 
     """
-    if directory.exists() and any(directory.iterdir()):
-        raise BackupError(f"{directory} is not empty; every backup has a directory of its own")
-    secret_files.make_private(directory)
+    _insist_on_new(directory)
     rows: list[dict[str, Any]] = []
     begun_at = now().isoformat()
     for stream in ORDER:
@@ -87,6 +82,12 @@ async def save(client: Client, directory: Path, say: Callable[[str], object]) ->
     }
     secret_files.write_json(directory / MANIFEST, manifest)
     return manifest
+
+
+def _insist_on_new(directory: Path) -> None:
+    if directory.exists() and any(directory.iterdir()):
+        raise BackupError(f"{directory} is not empty; every backup has a directory of its own")
+    secret_files.make_private(directory)
 
 
 def _row(stream: str, path: Path, saved: Saved) -> dict[str, Any]:
@@ -159,7 +160,8 @@ async def restore(
 
 
 def _insist_on_state(stream: str, found: dict[str, Any], row: dict[str, Any]) -> None:
-    for name in ("messages", "first_seq", "last_seq"):
+    # An empty stream that never held anything begins at 0 or at 1, as the broker pleases.
+    for name in ("messages", "last_seq", *(("first_seq",) if row["messages"] else ())):
         if found[name] != row[name]:
             raise BackupError(f"{stream}: {name} is {found[name]} after the restore, the backup holds {row[name]}")
 
@@ -217,7 +219,9 @@ async def _run(options: argparse.Namespace) -> list[str]:
 
 def _described(manifest: dict[str, Any]) -> list[str]:
     rows = manifest["streams"]
-    lines = [f"{row['stream']}: {row['messages']} messages, up to {row['last_seq']}, {row['bytes']:,} bytes" for row in rows]
+    lines = [
+        f"{row['stream']}: {row['messages']} messages, up to {row['last_seq']}, {row['bytes']:,} bytes" for row in rows
+    ]
     return [*lines, f"saved {manifest['begun_at']} from nats-server {manifest['server_version']}"]
 
 
@@ -245,7 +249,9 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: a directory without manifest.json is no backup, and a stream half restored does not exist\n")
+        sys.stderr.write(
+            "interrupted: what has no manifest.json is no backup, and a stream half restored does not exist\n"
+        )
         return INTERRUPTED
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0

@@ -161,7 +161,9 @@ async def _send(client: Client, subject: str, chunk: bytes, stream: str) -> None
     try:
         reply = await client.request(subject, chunk, timeout=REQUEST_TIMEOUT_S)
     except NatsError as error:
-        raise BackupError(f"{stream}: a chunk got no answer ({type(error).__name__}); begin the restore again") from None
+        raise BackupError(
+            f"{stream}: a chunk got no answer ({type(error).__name__}); begin the restore again"
+        ) from None
     if reply.data:  # An accepted chunk is answered by nothing.
         _accepted(json.loads(reply.data), stream)
 

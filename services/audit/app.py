@@ -15,7 +15,7 @@ from services.audit.checkpoints import Checkpointer
 from services.audit.evidence import EvidenceStore
 from services.audit.handlers import AuditHandlers
 from services.audit.lookups import Lookups
-from services.audit.projector import Projector, Tenure
+from services.audit.projector import DURABLE, Projector, Tenure
 from services.audit.receipts import Receipts
 from services.audit.reconciler import Reconciler
 from services.audit.registry import Registry
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from services.audit.database import Fence, Pool
 
-DURABLE = "audit"
 REGISTRY_WAIT_S = 5.0
 POOL_SIZE = 4
 """The fence, and short reads and writes of its companions."""
@@ -138,4 +137,10 @@ def _tenure(service: Service, settings: AuditSettings, pool: Pool, key: tuple[st
         memory_actions=settings.memory_actions,
     )
     tasks = (receipts.run, reconciler.run, checkpointer.run, registry.run)
-    return Tenure(handlers=handlers, store=store, on_finished=receipts.offer, tasks=tasks)
+    return Tenure(
+        handlers=handlers,
+        store=store,
+        on_finished=receipts.offer,
+        on_held=lambda: alarm("claims_held"),
+        tasks=tasks,
+    )

@@ -34,6 +34,7 @@ MAX_ROWS = 20_000
 """Of one checkpoint; more rows get several, so that memory and each transaction stay bounded."""
 LOOK_EVERY_S = 1.0
 
+_CURSOR = "SELECT last_seq FROM audit.progress WHERE stream = $1"
 _LAST = "SELECT line FROM audit.checkpoint WHERE stream = $1 ORDER BY seq DESC LIMIT 1"
 _KEPT = "SELECT seq FROM audit.checkpoint WHERE stream = $1"
 _HEAD_AT = "SELECT chain_hash FROM audit.audit_event WHERE stream = $1 AND stream_seq = $2"
@@ -118,6 +119,8 @@ class Checkpointer:
             TransientError: Postgres is down or unwilling.
 
         """
+        for stream in STREAMS:
+            await self._projected(stream)
         previous = {stream: await self.previous(stream) for stream in STREAMS}
         made_at = dict.fromkeys(STREAMS, self._clock())
         while True:
@@ -127,6 +130,26 @@ class Checkpointer:
                     previous[stream] = await self.make(stream, previous[stream])
                     made_at[stream] = self._clock()
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _projected(self, stream: str) -> None:
+        """Wait until the projector has come as far as the newest line outside.
+
+        A database that was restored from a backup stands behind it, and what it lacks is projected again before it can be held
+        against anything. One that was cut without setting back the cursor does not wait here.
+        """
+        outside = await asyncio.to_thread(CheckpointFile(self._directory, stream).read)
+        said = False
+        while outside and (last_seq := await self._cursor(stream)) < outside[-1].seq:
+            if not said:
+                log.warning(
+                    "the ledger is older than its checkpoints", stream=stream, seq=last_seq, signed=outside[-1].seq
+                )
+                said = True
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _cursor(self, stream: str) -> int:
+        with answering():
+            return await self._pool.fetchval(_CURSOR, stream)
 
     async def previous(self, stream: str) -> tuple[int, bytes]:
         """Return (sequence, chain hash) of the newest checkpoint, after holding it against the ledger.
@@ -197,9 +220,7 @@ class Checkpointer:
         return checkpoint.seq, _raw(checkpoint.chain_head)
 
     async def _is_due(self, stream: str, previous_seq: int, waited_s: float) -> bool:
-        with answering():
-            last_seq: int = await self._pool.fetchval("SELECT last_seq FROM audit.progress WHERE stream = $1", stream)
-        fresh = last_seq - previous_seq
+        fresh = await self._cursor(stream) - previous_seq
         return fresh >= self._every_events or (fresh > 0 and waited_s >= self._every_s)
 
 

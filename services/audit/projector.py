@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("audit.projector")
 
+DURABLE = "audit"
 STANDBY_POLL_S = 1.0
 PASS_S = 1.0
 """Longest wait of one pass: heartbeats and signs of life are at most so late."""
@@ -54,6 +55,8 @@ class Tenure:
     handlers: AuditHandlers
     store: Store
     on_finished: Callable[[list[Any]], None]
+    on_held: Callable[[], None]
+    """Told when claims are held, for the alarm."""
     tasks: tuple[Task, ...] = ()
 
 
@@ -125,6 +128,7 @@ class Projector:
         source = self._source(stream)
         following = await tenure.handlers.resume(stream)
         await self._check_anchor(stream, tenure)
+        await self._check_age(stream, tenure)
         await source.restart_at(following)
         ready: asyncio.Queue[Ready] = asyncio.Queue(1)
         try:
@@ -205,6 +209,24 @@ class Projector:
                 f"{stream} sequence {last_seq} is not what the ledger holds: the stream was cut, replaced or recreated. "
                 "Restore it from a backup, or rebuild the ledger; nothing was projected"
             )
+
+    async def _check_age(self, stream: str, tenure: Tenure) -> None:
+        """Hold every claim when the durable was acknowledged beyond the cursor: Postgres is older than it was.
+
+        An acknowledgement follows its commit, so what lies between is gone, and with it rows that keep a call from being made
+        again. It is projected again; claims come back by `infra.postgres.reclaim`. Asked before the durable is set back.
+        """
+        cursor = tenure.handlers.positions[stream].last_seq
+        info = await self._bus.consumer_info(stream, DURABLE)
+        acknowledged: int = 0 if info is None else info["ack_floor"]["stream_seq"]
+        if acknowledged > cursor:
+            await tenure.store.hold(acknowledged)
+        if await tenure.store.is_held():
+            log.error(
+                "claims are held; run `python -m infra.postgres.reclaim`, then release them",
+                stream=stream, cursor=cursor, acknowledged=acknowledged,
+            )  # fmt: skip
+            tenure.on_held()
 
     async def _collect(self, stream: str, handle: Callable[[list[Inbound]], Awaitable[None]]) -> None:
         """Keep a stream of evidence; it has no cursor, because its retention is limited and its rows have the sequence as key."""

@@ -64,7 +64,9 @@ async def rebuild(settings: ServiceSettings, chosen: argparse.Namespace) -> int:
             if not (chosen.go_on and await twin.exists(connection)):
                 await twin.make(connection)
         trust = load_ring(settings.keys_dir)
-        async with Refill.open(pool, client, trust, _progress) as refill:
+        # A stream that came back from a backup may hold less than the ledger that it is to replace.
+        to_the_end: bool = chosen.replace_differing
+        async with Refill.open(pool, client, trust, _progress, to_the_end=to_the_end) as refill:
             await refill.catch_up()
             before = await _compared(pool)
             if chosen.swap:

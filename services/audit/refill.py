@@ -66,10 +66,17 @@ class Refill:
     """One rebuild's projection; `catch_up` goes as far as the live ledger and the streams reach."""
 
     def __init__(
-        self, connection: Connection, client: Client, handlers: AuditHandlers, say: Callable[[str], object]
+        self,
+        connection: Connection,
+        client: Client,
+        handlers: AuditHandlers,
+        say: Callable[[str], object],
+        *,
+        to_the_end: bool,
     ) -> None:
-        """Take the parts; `say` gets progress."""
+        """Take the parts; `say` gets progress. `to_the_end`: of the streams, also where the live ledger holds more."""
         self._connection, self._client, self._handlers, self._say = connection, client, handlers, say
+        self._to_the_end = to_the_end
         self._sources = {s: Source(client, stream=s, durable=DURABLE, limit=BATCH) for s in STREAMS}
         self._last: dict[str, int] = {}
         self._said_at = self._moved_at = monotonic()
@@ -77,12 +84,18 @@ class Refill:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, pool: Pool, client: Client, trust: Mapping[str, TrustedKey], say: Callable[[str], object]
+        cls,
+        pool: Pool,
+        client: Client,
+        trust: Mapping[str, TrustedKey],
+        say: Callable[[str], object],
+        *,
+        to_the_end: bool = False,
     ) -> AsyncGenerator[Self]:
         """Begin at the twin's cursors, whatever was delivered before."""
         async with pool.acquire() as connection:
             hidden = {row["name"]: frozenset(row["sensitive"]) for row in await connection.fetch(_SENSITIVE)}
-            refill = cls(connection, client, _handlers(connection, trust, hidden), say)
+            refill = cls(connection, client, _handlers(connection, trust, hidden), say, to_the_end=to_the_end)
             try:
                 yield refill
             finally:
@@ -105,6 +118,8 @@ class Refill:
             await source.close()
 
     async def _reach(self, stream: str, end: int) -> None:
+        if self._to_the_end:
+            end = min(end, await self._end_of(stream))
         failed, self._moved_at = 0, monotonic()
         while self._last.get(stream, -1) < end:
             try:

@@ -36,17 +36,26 @@ _MOVE = """
 UPDATE audit.progress SET last_seq = $3, chain_head = $4, approvals_seq = approvals_seq + $5, touched_at = clock_timestamp()
 WHERE stream = $1 AND last_seq = $2 AND epoch = $6 RETURNING epoch || ':' || approvals_seq AS version
 """
+# A hold stops every claim by withholding what claims wait for; `infra.postgres.reclaim` lifts it.
+_NOT_HELD = "NOT EXISTS (SELECT FROM control.heartbeat WHERE service = 'hold')"
+_HOLD = """
+WITH held AS (
+    INSERT INTO control.heartbeat (service, at, position) VALUES ('hold', clock_timestamp(), $1)
+    ON CONFLICT (service) DO UPDATE SET position = greatest(heartbeat.position, excluded.position)
+)
+UPDATE control.heartbeat SET at = 'epoch' WHERE service = 'audit'
+"""
 _MOVE_AND_BEAT = f"""
 WITH moved AS ({_MOVE}), beat AS (
-    INSERT INTO control.heartbeat (service, at, position) VALUES ('audit', clock_timestamp(), $3)
+    INSERT INTO control.heartbeat (service, at, position) SELECT 'audit', clock_timestamp(), $3 WHERE {_NOT_HELD}
     ON CONFLICT (service) DO UPDATE SET at = excluded.at, position = excluded.position
 )
 SELECT version FROM moved
 """
-_BEAT = """
+_BEAT = f"""
 WITH touched AS (UPDATE audit.progress SET touched_at = clock_timestamp())
 INSERT INTO control.heartbeat (service, at, position)
-SELECT 'audit', clock_timestamp(), last_seq FROM audit.progress WHERE stream = 'ACTIONS'
+SELECT 'audit', clock_timestamp(), last_seq FROM audit.progress WHERE stream = 'ACTIONS' AND {_NOT_HELD}
 ON CONFLICT (service) DO UPDATE SET at = excluded.at, position = excluded.position
 """
 # A proposal may name somebody else's remit: only the remit's own agent is shown with its human and task.
@@ -169,6 +178,15 @@ class Store:
         """Say that the projector lives, without anything to project."""
         async with self._fence.transaction() as connection:
             await connection.execute(_BEAT)
+
+    async def hold(self, position: int) -> None:
+        """Let nothing be claimed from now on, until somebody has seen to what Postgres forgot up to `position`."""
+        async with self._fence.transaction() as connection:
+            await connection.execute(_HOLD, position)
+
+    async def is_held(self) -> bool:
+        """Return whether claims are held."""
+        return bool(await self._fence.fetch("SELECT FROM control.heartbeat WHERE service = 'hold'"))
 
     @property
     def _is_live(self) -> bool:

@@ -100,6 +100,10 @@ class ClaimStore:
             )
         )
 
+    async def queue_again(self, action_id: str, claim_id: str) -> None:
+        """Queue the outcome of a concluded claim, unless it is queued: a ledger restored from a backup may have lost it."""
+        await _answered(self._pool.execute(rows.QUEUE_AGAIN, action_id, claim_id))
+
     async def row(self, action_id: str) -> Row | None:
         """Return the action's row, or None."""
         found = await _answered(self._pool.fetchrow(rows.ROW, action_id))

@@ -146,10 +146,13 @@ class ExecutorHandlers:
         return await self.outbox.record(state, results.executed(state, outcome, call, order.action, now=self.clock()))
 
     async def _settle(self, state: ActionState, row: Row | None) -> None:
-        """Finish what an earlier delivery began: an outcome is in the outbox, a claim in flight is the sweeper's.
+        """Finish what an earlier delivery began: a claim in flight is the sweeper's, an outcome goes to the outbox again.
 
-        A refused row without a claim id is approval's revocation, which appends its own event.
+        The event of an outcome is known by its id, so queueing it twice appends it once. A refused row without a claim id is
+        approval's revocation, which appends its own event.
         """
+        if row is not None and row.claim_id is not None and row.draft is not None:
+            await self.claims.queue_again(row.action_id, row.claim_id)
         if row is not None and row.state == "refused" and row.claim_id is not None:
             await self._append_refusal(state, decide.refusal_of(row.reason or ""))
 

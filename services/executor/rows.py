@@ -60,6 +60,13 @@ WHERE o.service = 'executor' AND o.done_at IS NULL AND o.id > $1
   AND o.created_at < clock_timestamp() - make_interval(secs => $2)
 ORDER BY o.id LIMIT $3
 """
+QUEUE_AGAIN = """
+INSERT INTO control.outbox (service, subject_id, event_type, discriminator, draft)
+SELECT 'executor', e.action_id, 'executed', e.attempt::text, e.draft FROM control.execution AS e
+WHERE e.action_id = $1 AND e.claim_id = $2 AND e.state IN ('succeeded', 'failed', 'unknown') AND e.draft IS NOT NULL
+  AND NOT e.draft -> 'data' ? 'finding'
+  AND NOT EXISTS (SELECT FROM control.outbox AS o WHERE o.service = 'executor' AND o.subject_id = e.action_id)
+"""
 DONE = "DELETE FROM control.outbox WHERE id = ANY($1::bigint[])"
 EVIDENCE_AGE = (
     "SELECT extract(epoch FROM clock_timestamp() - at)::float8 FROM control.heartbeat WHERE service = 'audit'"

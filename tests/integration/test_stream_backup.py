@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from infra.nats import backup
 from infra.nats.snapshot import BackupError
 from infra.provision import provision
 from remit.errors import ConfigurationError
+from remit.runtime.streams import STREAMS
 from tests.support.servers import connected, make_keys
 
 if TYPE_CHECKING:
@@ -38,12 +38,29 @@ def quiet(_: str) -> None:
 
 
 async def fill(client: Client, first: int, number: int) -> None:
-    await asyncio.gather(*(client.request(f"action.{n:032x}.proposed", BODY, timeout=20) for n in range(first, first + number)))
+    await asyncio.gather(
+        *(client.request(f"action.{n:032x}.proposed", BODY, timeout=20) for n in range(first, first + number))
+    )
 
 
 async def bodies(client: Client, stream: str, seqs: range) -> list[bytes]:
-    found = [await client.request(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps({"seq": seq}).encode()) for seq in seqs]
+    found = [
+        await client.request(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps({"seq": seq}).encode()) for seq in seqs
+    ]
     return [reply.data for reply in found]
+
+
+async def started(command: str, directory: Path, server: NatsServer, keys_dir: Path) -> asyncio.subprocess.Process:
+    """Start the program."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "infra.nats.backup", command, str(directory),
+        env={"NATS_URL": server.url, "REMIT_KEYS_DIR": str(keys_dir), "PATH": ""},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_every_stream_of_the_table_is_saved() -> None:
+    assert sorted(backup.ORDER) == sorted(stream.name for stream in STREAMS)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +71,10 @@ async def saved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple
     async with NatsServer(server_config(keys_dir, folder / "nats"), folder / "nats") as server:
         async with connected(server.url, keys_dir, "provisioner") as client:
             await provision(client)
-        async with connected(server.url, keys_dir, "intake") as writer, connected(server.url, keys_dir, "operator") as client:
+        async with (
+            connected(server.url, keys_dir, "intake") as writer,
+            connected(server.url, keys_dir, "operator") as client,
+        ):
             await fill(writer, 0, MESSAGES)
             more = asyncio.create_task(fill(writer, MESSAGES, MESSAGES))
             await backup.save(client, folder / "backup", quiet)
@@ -97,10 +117,10 @@ async def test_a_changed_file_is_found_before_anything_is_restored(
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
-    with pytest.raises(BackupError, match="REMITS.*not what was saved"):
+    with pytest.raises(BackupError, match=r"REMITS.*not what was saved"):
         backup.verify(damaged)
     path.unlink()
-    with pytest.raises(BackupError, match="REMITS.*missing"):
+    with pytest.raises(BackupError, match=r"REMITS.*missing"):
         backup.verify(damaged)
 
 
@@ -126,32 +146,22 @@ async def test_nobody_but_the_restorer_restores_and_it_exists_only_with_its_key(
         keys.break_glass(keys_dir, "operator")
     stranger = shutil.copytree(keys_dir, tmp_path / "keys")
     keys.break_glass(stranger, "restorer")
-    told = subprocess.run(
-        [sys.executable, "-m", "infra.nats.backup", "restore", str(directory)],
-        env={"NATS_URL": server.url, "REMIT_KEYS_DIR": str(stranger), "PATH": ""},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert told.returncode == 1
-    assert "does not take the login restorer" in told.stderr
+    process = await started("restore", directory, server, stranger)
+    _, told = await process.communicate()
+    assert process.returncode == 1
+    assert b"does not take the login restorer" in told
 
 
 async def test_program_saves_verifies_and_is_interrupted_cleanly(
     saved: tuple[Path, Path, NatsServer], tmp_path: Path
 ) -> None:
     _, keys_dir, server = saved
-    env = {"NATS_URL": server.url, "REMIT_KEYS_DIR": str(keys_dir), "PATH": ""}
     for command in ("save", "verify"):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "infra.nats.backup", command, str(tmp_path / "b"), env=env,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        process = await started(command, tmp_path / "b", server, keys_dir)
         said, _ = await process.communicate()
         assert process.returncode == 0
         assert f"ACTIONS: {2 * MESSAGES} messages".encode() in said
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "infra.nats.backup", "save", str(tmp_path / "c"), env=env,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    process = await started("save", tmp_path / "c", server, keys_dir)
     while not list((tmp_path / "c").glob("ACTIONS.snapshot")) and process.returncode is None:
         await asyncio.sleep(0.001)
     process.send_signal(signal.SIGINT)

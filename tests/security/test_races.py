@@ -233,7 +233,9 @@ async def test_approve_deny_expire_and_revoke_at_one_instant_are_one_decision(on
 async def one_fate(live: Live, action: str, approved: Reply, denied: Reply, revoked: Reply) -> str:
     """Hold what people were told against the one end in the ledger, and name it."""
     end = await settled(live, action)
-    assert {reply.status for reply in (approved, denied, revoked)} <= {"ok", "decided"}
+    assert {approved.status, denied.status} <= {"ok", "decided"}
+    # An approved call may be under way already when the revocation comes to look; then it is told so, and the call stands.
+    assert revoked.status in ({"ok", "decided", "revoke_too_late"} if approved.status == "ok" else {"ok", "decided"})
     if revoked.status == "ok":
         assert (end, denied.status) == ("revoked", "decided")
         return "revoked, approved before" if approved.status == "ok" else "revoked"

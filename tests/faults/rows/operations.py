@@ -1,4 +1,4 @@
-"""Rows 4, 39: what operators do every week: replicas and nodes restarted one after the other, services grown and shrunk."""
+"""Rows 4, 35, 39: what operators do: replicas and nodes restarted one after the other, services grown and shrunk, new keys."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from infra.local import keys
 from remit import Result
+from remit.clock import now
 from remit.errors import RemitError
 from remit.pipeline import PIPELINE
 from remit.runtime.streams import WORKERS
+from services.tokens.rotate import rotate
 from tests.faults.row import Row
 from tests.faults.world import SERVICES, Options
 from tests.support.servers import connected
@@ -31,6 +34,19 @@ PATIENCE_S = 60.0
 READY_S = 90.0
 """Of a replica that starts while calls are under way, on a machine of two cores."""
 STORED = "SELECT count(*) FROM audit.audit_event WHERE stream = 'ACTIONS' AND type = ANY($1)"
+UNBELIEVED = """
+    SELECT count(*) FROM audit.audit_event
+    WHERE type = 'refused' AND convert_from(body, 'UTF8')::jsonb -> 'data' ->> 'reason' = 'token_invalid'
+"""
+SEALED_TO = """
+    SELECT count(DISTINCT convert_from(body, 'UTF8')::jsonb -> 'data' ->> 'sealed_to') FROM audit.audit_event
+    WHERE type = 'tokenized'
+"""
+OVERLAP_S = 600
+PUBLISHED_S = 8
+"""A new key is published so long before it signs here, instead of the ten minutes that replicas get in earnest."""
+SOONER = {"tokens": {"REMIT_KEY_RELOAD_S": "1"}, "executor": {"REMIT_JWKS_REFETCH_S": "1"}}
+"""Looks at keys come more often by the same measure, or a key would sign before executors may fetch it: ten seconds apart."""
 SETTLE_S = 120.0
 
 
@@ -151,8 +167,42 @@ async def scaling(trial: Trial) -> None:
         trial.check("I1", all(count <= 2 * WORKERS for count in again.values()), f"more than was in flight: {again}")
 
 
+async def token_keys(trial: Trial) -> None:
+    """Row 35: a new token signing key, then new keys of the executor by the book, under load; no token is refused for it."""
+    options = Options(replicas={"tokens": 1, "executor": 1}, settings=SOONER)
+    async with trial.world(options) as world:
+        folder = world.environment.keys_dir
+        async with at_work(world.workload.run(PACE_S)):
+            await asyncio.sleep(1)
+            kid = rotate(folder, at=int(now().timestamp()) + PUBLISHED_S - OVERLAP_S, overlap_s=OVERLAP_S)
+            await asyncio.sleep(PUBLISHED_S + 3)
+            trial.say(f"{kid} signs")
+            await world.services.scale("tokens", 0)
+            await eventually(lambda: nothing_tokenized(world), within_s=60)
+            for name in ("x25519.key", "dpop.pem"):
+                (folder / "executor" / name).unlink()
+            keys.generate(folder, "local", world.environment.agents)
+            await world.services.scale("executor", 0)
+            await world.services.scale("executor", 1)
+            await world.services.scale("tokens", 1)
+            await world.services.ready(READY_S)
+            trial.say("the executor has new keys")
+            await asyncio.sleep(3)
+        await trial.judge(world, within_s=SETTLE_S)
+        refused = await world.admin.fetchval(UNBELIEVED)
+        trial.check("I1", refused == 0, f"{refused} tokens were refused because of a key")
+        minted = await world.admin.fetchval(SEALED_TO)
+        trial.check("I9", minted == 2, f"tokens were sealed to {minted} keys, expected an old and a new one")
+
+
+async def nothing_tokenized(world: World) -> bool:
+    """Return whether no token is on its way to the executor."""
+    return (await world.consumers())["ACTIONS/executor"] == (0, 0)
+
+
 ROWS = (
     Row(number=4, title="rolling restart of every service", run=rolling_restart),
     Row(number=4, title="rolling restart of the NATS nodes", run=rolling_nodes),
+    Row(number=35, title="token signing key and executor keys replaced under load", run=token_keys),
     Row(number=39, title="every service grows from 1 to 3 replicas and shrinks", run=scaling),
 )

@@ -1,4 +1,4 @@
-"""Rows 1, 2, 4, 39: the processes die, one at every crash point, many at random, and in good order."""
+"""Rows 1 and 2: the processes die, one at every crash point, and many at random."""
 
 from __future__ import annotations
 

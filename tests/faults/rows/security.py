@@ -36,7 +36,7 @@ async def attack(trial: Trial, *arguments: str) -> None:
         trial.check("I8", ok=False, detail=f"{name} failed")
     ran = int(passed[1]) if passed else 0
     trial.tally.runs += ran
-    trial.check("I8", ok=ran > 0 and (process.returncode == 0 or bool(failed)), detail=f"no test ran: {output[-400:]}")
+    trial.check("I8", ok=bool(failed) or (ran > 0 and not process.returncode), detail=f"no test ran: {output[-400:]}")
     trial.say(f"{ran} attacks failed to get in")
 
 
