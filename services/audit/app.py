@@ -117,15 +117,7 @@ def _tenure(service: Service, settings: AuditSettings, pool: Pool, key: tuple[st
         sla_s=settings.action_sla_s,
         every_s=settings.reconcile_every_s,
     )
-    checkpointer = Checkpointer(
-        pool,
-        directory=settings.checkpoint_dir,
-        key=key,
-        trusted=service.keys.environment.checkpoint_keys,
-        clock=now,
-        every_events=settings.checkpoint_every_events,
-        every_s=settings.checkpoint_every_s,
-    )
+    checkpointer = _checkpointer(service, settings, pool, key)
     store = Store(fence)
     handlers = AuditHandlers(
         trust=service.trust,
@@ -143,4 +135,16 @@ def _tenure(service: Service, settings: AuditSettings, pool: Pool, key: tuple[st
         on_finished=receipts.offer,
         on_held=lambda: alarm("claims_held"),
         tasks=tasks,
+    )
+
+
+def _checkpointer(service: Service, settings: AuditSettings, pool: Pool, key: tuple[str, SigningKey]) -> Checkpointer:
+    return Checkpointer(
+        pool,
+        directory=settings.checkpoint_dir,
+        key=key,
+        trusted=service.keys.environment.checkpoint_keys,
+        clock=now,
+        every_events=settings.checkpoint_every_events,
+        every_s=settings.checkpoint_every_s,
     )
