@@ -238,7 +238,11 @@ $$
 async def test_the_race_shows_a_fence_that_does_not_hold(pool: Pool, store: ClaimStore, approval: Database) -> None:
     await pool.execute(UNFENCED)
     switchboard = Switchboard(StopStore(approval), pool)
-    await race(store, switchboard, workers=16, each=30)
+    for _ in range(10):  # a busy machine may let the two sides miss each other
+        await race(store, switchboard, workers=16, each=30)
+        if switchboard.late:
+            break
+        await pool.execute("DELETE FROM control.execution")
     assert switchboard.late > 0
 
 
