@@ -31,6 +31,7 @@ from infra.nats.snapshot import BackupError, Saved
 from infra.provision import ProvisionSettings
 from remit.clock import monotonic, now
 from remit.errors import RemitError
+from remit.runtime.streams import STREAM_BY_NAME, stream_hash
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -149,6 +150,8 @@ async def restore(
         raise BackupError(
             f"{', '.join(there)} exist already, and a restore never touches what is there; restore into a broker without them"
         )
+    for stream in ORDER:
+        _insist_on_config(stream, rows[stream]["config"])
     lines: list[str] = []
     for stream in ORDER:
         row = rows[stream]
@@ -157,6 +160,16 @@ async def restore(
         _insist_on_state(stream, made["state"], row)
         lines.append(f"{stream}: {made['state']['messages']} messages, up to {made['state']['last_seq']}")
     return lines
+
+
+def _insist_on_config(stream: str, config: dict[str, Any]) -> None:
+    # The manifest is not signed, so it may not bring in what carries messages elsewhere or lets them be erased.
+    wanted = STREAM_BY_NAME[stream].config()
+    changed = stream_hash(config) != stream_hash(wanted)
+    if config.get("name") != stream or changed:
+        raise BackupError(
+            f"{stream}: the manifest describes another stream than the table; this backup was changed, or is older"
+        )
 
 
 def _insist_on_state(stream: str, found: dict[str, Any], row: dict[str, Any]) -> None:

@@ -282,6 +282,8 @@ def main() -> int:
         _say("set DATABASE_URL to the owner's postgresql:// URL, and REMIT_KEYS_DIR to the keys directory")
     except RemitError as error:
         _say(str(error))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _say(f"Postgres broke off, nothing was written: {type(error).__name__}; run it again")
     except KeyboardInterrupt:
         _say("interrupted; nothing was written")
         return INTERRUPTED

@@ -111,6 +111,10 @@ class Projector:
             tenure.on_finished(await handlers.on_actions(admitted))
             self._beat_at = monotonic()
 
+        # Of both before either is projected: a remit that was revoked after the backup must not be claimed under meanwhile.
+        for stream in ("ACTIONS", "REMITS"):
+            await handlers.resume(stream)
+            await self._check_age(stream, tenure)
         try:
             await together(
                 self._follow("ACTIONS", tenure, actions),
@@ -128,7 +132,6 @@ class Projector:
         source = self._source(stream)
         following = await tenure.handlers.resume(stream)
         await self._check_anchor(stream, tenure)
-        await self._check_age(stream, tenure)
         await source.restart_at(following)
         ready: asyncio.Queue[Ready] = asyncio.Queue(1)
         try:

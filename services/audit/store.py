@@ -36,12 +36,12 @@ _MOVE = """
 UPDATE audit.progress SET last_seq = $3, chain_head = $4, approvals_seq = approvals_seq + $5, touched_at = clock_timestamp()
 WHERE stream = $1 AND last_seq = $2 AND epoch = $6 RETURNING epoch || ':' || approvals_seq AS version
 """
-# A hold stops every claim by withholding what claims wait for; `infra.postgres.reclaim` lifts it.
+# A hold stops every claim (migration 0005); `infra.postgres.reclaim` lifts it, and one that begins anew asks for another reclaim.
 _NOT_HELD = "NOT EXISTS (SELECT FROM control.heartbeat WHERE service = 'hold')"
 _HOLD = """
 WITH held AS (
     INSERT INTO control.heartbeat (service, at, position) VALUES ('hold', clock_timestamp(), $1)
-    ON CONFLICT (service) DO UPDATE SET position = greatest(heartbeat.position, excluded.position)
+    ON CONFLICT (service) DO UPDATE SET at = excluded.at, position = greatest(heartbeat.position, excluded.position)
 )
 UPDATE control.heartbeat SET at = 'epoch' WHERE service = 'audit'
 """

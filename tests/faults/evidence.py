@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from tests.faults.oracle import Effect
@@ -19,7 +20,7 @@ EVENTS = """
     where stream = 'ACTIONS' and action_id = any($1) order by stream_seq
 """
 CLAIMS = """
-    select action_id, jti, state, args_digest, claim_id, claimed_at, deadline, deadline < clock_timestamp() as overdue
+    select action_id, jti, state, args_digest, claimed_at, deadline < clock_timestamp() as overdue
     from control.execution where action_id = any($1)
 """
 
@@ -63,9 +64,19 @@ class Evidence:
         return [event for event in self.events.get(action_id, []) if event.status == "valid"]
 
 
+def effects_of(effects: Iterable[Effect], wanted: set[str], known: set[str]) -> dict[str, list[Effect]]:
+    """Return the effects of some actions by key, and those of keys that nobody proposed: they concern every run."""
+    found: dict[str, list[Effect]] = {}
+    for effect in effects:
+        if effect.key in wanted or effect.key not in known:
+            found.setdefault(effect.key, []).append(effect)
+    return found
+
+
 async def gather(world: World, sent: list[Sent]) -> Evidence:
-    """Collect what there is about some proposals."""
-    ids = [each.action_id for each in sent]
+    """Collect what there is about some proposals, and about whatever else had an effect without being one."""
+    effects = effects_of(await world.effects(), {each.action_id for each in sent}, set(world.workload.sent))
+    ids = [*{*effects, *(each.action_id for each in sent)}]
     events: dict[str, list[Event]] = {}
     for row in await world.admin.fetch(EVENTS, ids):
         events.setdefault(row["action_id"], []).append(_event(row))
@@ -76,10 +87,6 @@ async def gather(world: World, sent: list[Sent]) -> Evidence:
         )
         for row in await world.admin.fetch(CLAIMS, ids)
     }  # fmt: skip
-    wanted, effects = set(ids), dict[str, list[Any]]()
-    for effect in await world.effects():
-        if effect.key in wanted:
-            effects.setdefault(effect.key, []).append(effect)
     return Evidence(sent=sent, events=events, claims=claims, effects=effects)
 
 

@@ -1,7 +1,8 @@
 """The invariants, as pure checks over what a run left behind. Each returns what is wrong, in words; nothing means it holds.
 
 Source: design, bus section 10 (I1-I12). I4, I5 and I6 are recomputed from rows, stream and checkpoints by the proof of
-`remit audit verify` (`world_proof.py`); I8 is the subject of `tests/security`; I11 is `Workload.settle`; I12 is `Usage`.
+`remit audit verify` (`world_proof.py`); I8 is the subject of `tests/security`; I11 is `Workload.settle`; I12 is judged by the
+rows that fill, slow down or flood something.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 CLOCK_SLACK_S = 0.005
 """Oracle, Postgres and broker read the same clock of one host; this allows for its resolution."""
-TERMINAL = frozenset({"refused", "revoked", "executed", "audited"})
+TERMINAL = frozenset({"refused", "revoked", "executed"})
 BEFORE_AN_EFFECT = ("proposed", "evaluated", "approved", "tokenized", "started")
 
 
@@ -62,11 +63,13 @@ def judge(evidence: Evidence) -> Verdict:
 def lost(evidence: Evidence) -> Iterable[str]:
     """I1: every acknowledged proposal reaches exactly one end."""
     for sent in evidence.sent:
-        ends = [event.type for event in evidence.valid(sent.action_id) if _is_end(event)]
+        over = [event for event in evidence.valid(sent.action_id) if _is_end(event)]
+        ends = [event.type for event in over]
         if sent.stored and not ends:
             kinds = [event.type for event in evidence.valid(sent.action_id)]
             yield f"{sent.key} ({sent.action_id}) has no end; its events are {kinds}"
-        is_resolved = ends == ["executed", "executed"]  # an unknown outcome may be resolved once
+        said = [event.data.get("outcome") for event in over]
+        is_resolved = ends == ["executed", "executed"] and said[0] == "unknown" != said[1]
         if len(ends) > 1 and not is_resolved:
             yield f"{sent.key} ({sent.action_id}) ended more than once: {ends}"
 
@@ -74,7 +77,7 @@ def lost(evidence: Evidence) -> Iterable[str]:
 def _is_end(event: Event) -> bool:
     if event.type == "evaluated":
         return event.data.get("decision", {}).get("verdict") == "deny"
-    return event.type in TERMINAL - {"audited"}
+    return event.type in TERMINAL
 
 
 def duplicates(evidence: Evidence) -> Iterable[str]:
@@ -102,16 +105,16 @@ def unauthorised(evidence: Evidence) -> Iterable[str]:
     proposed = {sent.action_id: sent.args_digest for sent in evidence.sent}
     for action_id, effects in evidence.effects.items():
         chain = evidence.valid(action_id)
-        missing = [kind for kind in BEFORE_AN_EFFECT if not any(event.type == kind for event in chain)]
-        if missing:
-            yield f"{action_id} had an effect without {', '.join(missing)}"
+        path = [kind for kind in dict.fromkeys(event.type for event in chain) if kind in BEFORE_AN_EFFECT]
+        if path != list(BEFORE_AN_EFFECT):
+            yield f"{action_id} had an effect after {', '.join(path) or 'nothing'}"
             continue
         started = next(event for event in chain if event.type == "started")
         if started.stored_at.timestamp() > effects[0].time + CLOCK_SLACK_S:
             yield f"{action_id} had an effect before it was announced"
         claim = evidence.claims.get(action_id)
-        digests = {each.arguments_digest for each in effects} | {proposed[action_id]}
-        if len(digests | ({claim.args_digest} if claim else set())) != 1:
+        said = {each.arguments_digest for each in effects} | ({claim.args_digest} if claim else set())
+        if action_id in proposed and said != {proposed[action_id]}:
             yield f"{action_id} was executed with other arguments than were proposed"
 
 
@@ -174,8 +177,10 @@ def late_starts(evidence: Evidence) -> Iterable[str]:
         if "revoked" in kinds and "started" in kinds[kinds.index("revoked") :]:
             yield f"{action_id} was started after it was revoked"
         claim = evidence.claims.get(action_id)
-        ends = [float(event.data["exp"]) for event in chain if event.type == "tokenized" and "exp" in event.data]
         if claim is None or claim.jti is None or claim.state == "refused":
             continue
-        if ends and claim.claimed_at.timestamp() > max(ends):
+        ends = [
+            event.data.get("exp", 0) for event in chain if event.data.get("jti") == claim.jti and "exp" in event.data
+        ]
+        if not ends or claim.claimed_at.timestamp() > ends[0]:
             yield f"{action_id} was claimed after its token had ended"

@@ -32,15 +32,16 @@ TOOL = "oracle"
 ENVIRONMENT = "demo"
 TIMEOUT_S = 1.0
 """Time limit of every action; the oracle itself answers within milliseconds unless `delay_ms` says otherwise."""
-IDEMPOTENCY = {"pay": "key", "ask": "key", "set": "natural", "send": "none"}
-"""The actions. `pay` and `ask` honour a key, `set` repeats harmlessly, `send` is what must never be repeated."""
+IDEMPOTENCY = {"pay": "key", "ask": "key", "set": "natural", "send": "none", "wire": "none"}
+"""The actions. `pay` and `ask` honour a key, `set` repeats harmlessly; `send` and `wire` are what must never be repeated.
+People are asked about `ask` and `wire`."""
 POLICIES = """
 @id("oracle.free")
 permit (principal, action in [Action::"oracle.pay", Action::"oracle.set", Action::"oracle.send"], resource);
 @id("oracle.ask")
 @approvers("payments")
 @quorum("1")
-permit (principal, action == Action::"oracle.ask", resource) when { context has approval };
+permit (principal, action in [Action::"oracle.ask", Action::"oracle.wire"], resource) when { context has approval };
 """
 
 
@@ -137,9 +138,11 @@ def build(log: EffectLog) -> Starlette:
         arguments = strict_loads(await request.body())
         assert isinstance(arguments, dict)
         before = int(str(arguments.get("delay_ms", 0))) / 1000
-        await asyncio.sleep(before * random.random())  # noqa: S311  (latency)
-        kind = log.perform(action, request.headers["idempotency-key"], arguments)
-        await asyncio.sleep(before * random.random())  # noqa: S311  (latency)
+        key = request.headers["idempotency-key"]
+        chance = random.Random(key)  # noqa: S311  (the same latency in a run that is repeated)
+        await asyncio.sleep(before * chance.random())
+        kind = log.perform(action, key, arguments)
+        await asyncio.sleep(before * chance.random())
         return JSONResponse({"done": kind})
 
     async def effects(_request: Request) -> Response:

@@ -109,24 +109,48 @@ class Trial:
         self._worlds += 1
         directory = self.directory / f"w{self._worlds}"
         before = len(self.tally.violations)
-        async with World(directory, self.random, options) as running:
+        # The workload's chance is its own: which task asks first must not change which faults are drawn.
+        chance = random.Random(f"{self.row.number}:{self.seed}:{self._worlds}")  # noqa: S311  (reproducible)
+        async with World(directory, chance, options) as running:
             yield running
         if not self.keep and len(self.tally.violations) == before:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def judge(self, world: World, *, within_s: float = SETTLE_S, whole: bool = True) -> Verdict:
-        """After the heal: wait for liveness, then check every invariant; `whole` proves the entire ledger besides."""
+        """After the heal: wait for liveness, then check every invariant.
+
+        `whole` looks at everything since the world began, at the entire ledger, and whether new calls still have their effect.
+        """
         stuck = ""
         try:
             await world.workload.settle(within_s)
         except Stuck as error:
             stuck = str(error)
-        verdict = judge(await gather(world, world.workload.take()))
+        fresh = world.workload.take()
+        verdict = judge(await gather(world, fresh))
         if stuck:
             verdict.add("I11", [stuck])
         if whole:
             verdict.add("I5", await broken_in_the_end(world))
+            verdict.add("I1", await self._useless(world))
+            everything = judge(await gather(world, list(world.workload.sent.values())))
+            verdict.violations.extend(each for each in everything.violations if each not in verdict.violations)
         self.tally.add(verdict, self.where)
         for invariant, detail in verdict.violations:
             self.say(f"VIOLATION {invariant}: {detail}")
         return verdict
+
+    @staticmethod
+    async def _useless(world: World) -> list[str]:
+        """Say what is wrong when nothing had an effect so far, or new calls have none: refusing everything is no survival."""
+        found = [] if any(each.kind == "effect" for each in await world.effects()) else ["nothing had an effect"]
+        calls = await world.workload.propose(2, mix=("send", "pay"))
+        try:
+            await world.workload.settle(SETTLE_S)
+        except Stuck as error:
+            return [*found, str(error)]
+        done = {each.key for each in await world.effects() if each.kind == "effect"}
+        return [
+            *found,
+            *(f"{call.action} after the heal had no effect" for call in calls if call.action_id not in done),
+        ]

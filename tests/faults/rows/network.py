@@ -92,7 +92,7 @@ async def divided(trial: Trial) -> AsyncGenerator[Links]:
 
 
 async def partitions(trial: Trial) -> None:
-    """Row 14: every kind of link is cut once, in random order, while calls are under way; a revocation falls into one."""
+    """Row 14: every kind of link is cut once, in random order, while calls are under way."""
     async with divided(trial) as links:
         network = links.network
         async with at_work(links.world.workload.run(PACE_S)):

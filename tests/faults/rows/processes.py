@@ -44,7 +44,7 @@ async def one_crash(trial: Trial, world: World, service: str, point: str, *, nth
             trial.check("row 1", ok=False, detail=f"{service} never passed {point} {nth} times")
             return
         await asyncio.sleep(NUDGE_S)
-        await world.workload.propose(1, mix=("ask", "pay"))
+        await world.workload.propose(1, mix=("wire", "send"))
     trial.tally.crashes += 1
 
 

@@ -1,4 +1,4 @@
-"""Each checker finds what it is there for: a run that holds, spoilt in one place, is reported under that invariant alone."""
+"""Each checker finds what it is there for: a run that holds, spoilt in one place, is reported under that invariant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.evidence import Claim, Event, Evidence
+from tests.faults.evidence import Claim, Event, Evidence, effects_of
 from tests.faults.invariants import judge
 from tests.faults.oracle import Effect
 from tests.faults.workload import Sent
@@ -159,6 +159,30 @@ def test_effect_before_its_announcement_is_reported() -> None:
     evidence = run()
     evidence.effects[A] = [replace(evidence.effects[A][0], time=(BEGIN + timedelta(seconds=2)).timestamp())]
     assert {name for name, _ in judge(evidence).violations} == {"I2", "I3"}
+
+
+def test_effect_under_a_key_that_nobody_proposed_is_judged_too() -> None:
+    foreign = replace(run().effects[A][0], key="act_9")
+    assert effects_of([foreign], {A}, {A}) == {"act_9": [foreign]}
+    assert effects_of([foreign], {A}, {A, "act_9"}) == {}
+    evidence = replace(run(), effects={**run().effects, "act_9": [foreign]})
+    assert {name for name, _ in judge(evidence).violations} == {"I2", "I3"}
+
+
+def test_unknown_outcome_may_be_resolved_once_and_nothing_else() -> None:
+    evidence = run()
+    evidence.events[A].insert(5, replace(evidence.events[A][5], data={"outcome": "unknown"}))
+    evidence.events[A] = [replace(each, n=n) for n, each in enumerate(evidence.events[A], 1)]
+    assert judge(evidence).violations == []
+    evidence.events[A][5] = replace(evidence.events[A][5], data={"outcome": "succeeded"})
+    assert "I1" in {name for name, _ in judge(evidence).violations}
+
+
+def test_steps_in_another_order_are_no_authority() -> None:
+    evidence = run()
+    evidence.events[A][2], evidence.events[A][4] = evidence.events[A][4], evidence.events[A][2]
+    evidence.events[A] = [replace(each, n=n) for n, each in enumerate(evidence.events[A], 1)]
+    assert "I3" in {name for name, _ in judge(evidence).violations}
 
 
 def test_proposal_that_nobody_acknowledged_is_not_lost() -> None:
