@@ -45,8 +45,8 @@ format: setup ## Format the code and apply safe fixes
 unit: setup ## Unit, architecture and contract tests alone
 	@$(RUN) -m pytest -q tests/unit tests/architecture tests/contract
 
-test: setup ## All tests, on embedded NATS and Postgres (or NATS_URL and DATABASE_URL)
-	@$(RUN) -m pytest tests
+test: setup ## All tests, on embedded NATS and Postgres (or NATS_URL and DATABASE_URL); JOBS=n files at a time
+	@$(RUN) -m pytest tests $(if $(NATS_URL)$(DATABASE_URL),,-n $(or $(JOBS),2) --dist loadfile)
 
 demo: setup ## The whole pipeline at work on recorded tasks; stays up until Ctrl-C (ONCE=1: ends, SCALE=...: replicas)
 	@exec $(RUN) -m infra.demo $(if $(ONCE),--once) $(if $(SCALE),--scale "$(SCALE)")
