@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from enum import Enum
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,13 @@ class Mutation:
         return mutated
 
 
-GONE = object()
+class Gone(Enum):
+    """Stands for a claim that is left out."""
+
+    GONE = "left out"
+
+
+GONE = Gone.GONE
 INSIDE = ("authorization_details", 0)
 
 
