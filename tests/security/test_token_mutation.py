@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from enum import Enum
 from datetime import timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import jwt
