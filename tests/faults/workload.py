@@ -6,11 +6,14 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+import asyncpg
+
 from infra.demo.people import CommandRefusedError
 from remit import AgentKeyError, Pending, Refusal, Result, UndeliveredError
 from remit.canonical import digest
 from remit.commands import ApproveCommand
 from remit.ids import action_id
+from remit.runtime.postgres import UNWILLING
 
 if TYPE_CHECKING:
     import random
@@ -202,15 +205,9 @@ class Workload:
                     reply = await self.world.people.command("dana", ApproveCommand, action_id=row["action_id"], **shown)
                     if reply.status in {"ok", "decided"}:
                         answered.add((row["action_id"], row["round"]))
-            except (CommandRefusedError, OSError, *_database_errors()):
+            except (CommandRefusedError, asyncpg.PostgresError, *UNWILLING):
                 pass  # Whatever is broken now, the queue is still there afterwards.
             await asyncio.sleep(POLL_S)
-
-
-def _database_errors() -> tuple[type[Exception], ...]:
-    import asyncpg  # noqa: PLC0415  (only its errors)
-
-    return (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def _is_full(answer: Result | Refusal | Pending) -> bool:
