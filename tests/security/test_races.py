@@ -242,5 +242,10 @@ async def one_fate(live: Live, action: str, approved: Reply, denied: Reply, revo
     if denied.status == "ok":
         assert (end, approved.status) == ("refused", "decided")
         return "denied"
+    if (approved.status, end) == ("ok", "refused"):
+        # Stored when its time was over by the broker's clock: no token rests on it (ARCHITECTURE decision 45).
+        row = await live.receipt(action)
+        assert (row["refused_stage"], row["refused_reason"]) == ("tokens", "approval_expired")
+        return "approved too late"
     assert end == ("executed" if approved.status == "ok" else "refused")
     return "approved" if approved.status == "ok" else "expired"
