@@ -145,13 +145,10 @@ def build(log: EffectLog) -> Starlette:
         await asyncio.sleep(before * chance.random())
         return JSONResponse({"done": kind})
 
-    async def effects(_request: Request) -> Response:
-        return Response(log.path.read_bytes())
-
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok")
 
-    routes = [Route("/effects", effects), Route("/healthz", healthz), Route("/{action}", act, methods=["POST"])]
+    routes = [Route("/healthz", healthz), Route("/{action}", act, methods=["POST"])]
     return Starlette(routes=routes)
 
 

@@ -56,11 +56,6 @@ def cut_tail(store_dir: Path, stream: str, *, after: int) -> int:
     return gone
 
 
-def forget_index(store_dir: Path, stream: str) -> None:
-    """Remove the summary that a server trusts at its start, so that it must read its blocks, checksums and all."""
-    (stream_folder(store_dir, stream) / "msgs" / "index.db").unlink(missing_ok=True)
-
-
 def forget_stream(store_dir: Path, stream: str) -> None:
     """Remove one replica's copy of a stream; the node fetches it from its peers when it starts."""
     shutil.rmtree(stream_folder(store_dir, stream) / "msgs")
